@@ -1,0 +1,360 @@
+"""The knowledge base: concepts, their names, and the two-way map between names and concepts.
+
+Knows concepts and strings only: no models, no tokens, no mentions. Importing it loads numpy and nothing heavier;
+`pyarrow` is imported when a knowledge base is saved or loaded.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .normalization import normalize
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["Concept", "KnowledgeBase"]
+
+_FORMAT_VERSION = 1
+_METADATA_KEY = b"angel_trl.knowledge_base"
+_ID_PREFIXES = ("MESH:", "OMIM:")
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One concept of a knowledge base.
+
+    Attributes:
+        id: The primary id, for instance `"D003693"`.
+        names: Its names as the source spells them, the preferred name first; at least one.
+        alternate_ids: Other ids that mean this concept.
+        types: Semantic types or groups, in the source's own codes.
+        definition: A sentence or two, or `""`.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    alternate_ids: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    definition: str = ""
+
+
+class KnowledgeBase:
+    """Concepts and their normalised names, both ways, as compressed sparse rows (CSR).
+
+    A *name index* counts the distinct normalised names in the order of first appearance; a *concept index* counts
+    the concepts in the order given. Names that normalise to `""` have no name index (see [`statistics`]).
+
+    Args:
+        concepts: The concepts; at least one.
+        normalization: A rule of [`angel_trl.normalization.normalize`], for names and for [`find`].
+        source: Where the concepts came from, for people; not part of the content.
+
+    Attributes:
+        concepts: `list[Concept]` as given, names not normalised.
+        names: `list[str]`, the distinct normalised names; the position is the name index.
+        name_offsets: `int64[num_names + 1]`: `name_concepts[name_offsets[i]:name_offsets[i + 1]]` are name `i`'s
+            concept indices.
+        name_concepts: `int32`, concept indices, ascending within a name.
+        concept_offsets: `int64[len(self) + 1]`: the same for concepts.
+        concept_names: `int32`, name indices, each once within a concept, in the order of `Concept.names`.
+        normalization: The rule's name.
+        source: As given.
+
+    Raises:
+        ValueError: If there is no concept, a concept has an empty id or no names, or an id is used twice.
+    """
+
+    def __init__(self, concepts: Iterable[Concept], *, normalization: str = "genbioel", source: str = "") -> None:
+        """Index the concepts by id and by name; see the class."""
+        self.concepts: list[Concept] = list(concepts)
+        self.normalization = normalization
+        self.source = source
+        if not self.concepts:
+            raise ValueError(f"a knowledge base needs at least one concept, got none{_from(source)}")
+        self._index_ids()
+        self._index_names()
+
+    def _index_ids(self) -> None:
+        primary: dict[str, int] = {}
+        alternate: dict[str, list[int]] = {}
+        for index, concept in enumerate(self.concepts):
+            if not isinstance(concept.id, str) or not concept.id.strip():
+                raise ValueError(
+                    f"concept {index}{_from(self.source)}: empty id {concept.id!r} (names {concept.names!r:.80}); "
+                    "give every concept an id"
+                )
+            if isinstance(concept.names, str) or not concept.names:
+                raise ValueError(
+                    f"concept {concept.id!r}{_from(self.source)}: names must be a non-empty sequence of strings, "
+                    f"got {concept.names!r:.80}"
+                )
+            first = primary.setdefault(_id_key(concept.id), index)
+            if first != index:
+                raise ValueError(
+                    f"duplicate concept id {concept.id!r}{_from(self.source)}: concepts {first} "
+                    f"({self.concepts[first].id!r}) and {index}; merge their names into one concept"
+                )
+            for other in concept.alternate_ids:
+                owners = alternate.setdefault(_id_key(other), [])
+                if index not in owners:
+                    owners.append(index)
+        self._primary_ids = primary
+        self._alternate_ids = alternate
+
+    def _index_names(self) -> None:
+        index_of: dict[str, int] = {}
+        concept_names: list[int] = []
+        concept_offsets = np.zeros(len(self.concepts) + 1, dtype=np.int64)
+        read = merged = lost = nameless = 0
+        for position, concept in enumerate(self.concepts):
+            own: dict[int, None] = {}  # an ordered set
+            for name in concept.names:
+                read += 1
+                normalized = normalize(name, self.normalization)
+                if not normalized:
+                    lost += 1
+                    continue
+                index = index_of.setdefault(normalized, len(index_of))
+                merged += index in own
+                own[index] = None
+            nameless += not own
+            concept_names += own
+            concept_offsets[position + 1] = len(concept_names)
+        self._name_index = index_of
+        self.names: list[str] = list(index_of)
+        self.concept_offsets = concept_offsets
+        self.concept_names: NDArray[np.int32] = np.array(concept_names, dtype=np.int32)
+
+        owners = np.repeat(np.arange(len(self.concepts), dtype=np.int32), np.diff(concept_offsets))
+        # A stable sort by name keeps the concepts ascending within each name.
+        self.name_concepts: NDArray[np.int32] = owners[np.argsort(self.concept_names, kind="stable")]
+        self.name_offsets = np.zeros(len(self.names) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.concept_names, minlength=len(self.names)), out=self.name_offsets[1:])
+        for array in (self.concept_offsets, self.concept_names, self.name_offsets, self.name_concepts):
+            array.setflags(write=False)
+        self._name_counts = {
+            "names_read": read,
+            "duplicates_merged": merged,
+            "names_lost": lost,
+            "concepts_without_name": nameless,
+        }
+
+    def __len__(self) -> int:
+        """Return the number of concepts."""
+        return len(self.concepts)
+
+    def __repr__(self) -> str:
+        """Return the sizes and the rule, for people."""
+        return (
+            f"KnowledgeBase(concepts={len(self)}, names={self.num_names}, normalization={self.normalization!r}, "
+            f"source={self.source!r})"
+        )
+
+    @property
+    def num_names(self) -> int:
+        """The number of distinct normalised names."""
+        return len(self.names)
+
+    def concepts_of_name(self, name_index: int) -> NDArray[np.int32]:
+        """Return the concept indices of a name, ascending: `int32[at least 1]`, a read-only view.
+
+        Raises:
+            IndexError: If `name_index` is not in `[0, num_names)`.
+        """
+        if not 0 <= name_index < self.num_names:
+            raise IndexError(f"name index {name_index} is outside [0, {self.num_names})")
+        return self.name_concepts[self.name_offsets[name_index] : self.name_offsets[name_index + 1]]
+
+    def names_of_concept(self, concept_index: int) -> NDArray[np.int32]:
+        """Return the name indices of a concept, the preferred name's first: `int32`, a read-only view.
+
+        It is empty for a concept all of whose names normalise to `""`.
+
+        Raises:
+            IndexError: If `concept_index` is not in `[0, len(self))`.
+        """
+        if not 0 <= concept_index < len(self):
+            raise IndexError(f"concept index {concept_index} is outside [0, {len(self)})")
+        return self.concept_names[self.concept_offsets[concept_index] : self.concept_offsets[concept_index + 1]]
+
+    def ids_of_name(self, name_index: int) -> tuple[str, ...]:
+        """Return the primary ids of a name's concepts, in the order of [`concepts_of_name`].
+
+        Raises:
+            IndexError: If `name_index` is not in `[0, num_names)`.
+        """
+        return tuple(self.concepts[index].id for index in self.concepts_of_name(name_index))
+
+    def find(self, text: str) -> int | None:
+        """Return the name index of a string after normalisation, or `None` if no concept has that name."""
+        return self._name_index.get(normalize(text, self.normalization))
+
+    def resolve(self, concept_id: str) -> tuple[int, ...]:
+        """Return the concept indices an id stands for.
+
+        A primary id wins over the same string as an alternate id; an alternate id of several concepts gives all of
+        them, ascending. Blanks around the id and a leading `MESH:` or `OMIM:` are ignored, here and in the
+        knowledge base: corpora write `OMIM:613097` where MEDIC has `613097`.
+
+        Returns:
+            Concept indices; `()` if the id is unknown.
+        """
+        key = _id_key(concept_id)
+        index = self._primary_ids.get(key)
+        return (index,) if index is not None else tuple(self._alternate_ids.get(key, ()))
+
+    def statistics(self) -> dict[str, int]:
+        """Return the counts that tell what became of the source.
+
+        Returns:
+            A dictionary with `concepts`; `names` (distinct normalised names); `names_read` (names of all concepts
+            as given); `duplicates_merged` (names equal, once normalised, to an earlier one of the same concept);
+            `homonyms` (distinct names of two or more concepts); `names_lost` (names that normalise to `""`);
+            `concepts_without_name` (concepts all of whose names are lost); `alternate_ids` (distinct);
+            `alternate_ids_shadowed` (of those, the ones that are also a primary id, which wins).
+        """
+        return {
+            "concepts": len(self),
+            "names": self.num_names,
+            **self._name_counts,
+            "homonyms": int(np.count_nonzero(np.diff(self.name_offsets) > 1)),
+            "alternate_ids": len(self._alternate_ids),
+            "alternate_ids_shadowed": sum(key in self._primary_ids for key in self._alternate_ids),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the concepts in order and the normalisation rule; independent of `source`."""
+        digest = hashlib.sha256(json.dumps([_FORMAT_VERSION, self.normalization]).encode())
+        for concept in self.concepts:
+            row = [concept.id, concept.names, concept.alternate_ids, concept.types, concept.definition]
+            digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the knowledge base to one parquet file, one concept a row.
+
+        The columns are [`Concept`]'s fields; the rule, the source, the format version and the fingerprint stand in
+        the schema's metadata. The file appears under its name only once it is complete.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        metadata = {
+            "format_version": _FORMAT_VERSION,
+            "normalization": self.normalization,
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+        }
+        schema = _schema().with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
+        columns = [[getattr(concept, name) for concept in self.concepts] for name in schema.names]
+        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> "KnowledgeBase":
+        """Read what [`to_parquet`] wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not parquet, was not written by [`to_parquet`], has another format version,
+                or its content does not fit its fingerprint.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no knowledge base file at {path}")
+        try:
+            table = pq.read_table(path, memory_map=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: not a readable parquet file ({error}); fetch or write it again") from error
+        return cls._from_table(table, path)
+
+    @classmethod
+    def _from_table(cls, table: "pyarrow.Table", path: str | Path) -> "KnowledgeBase":
+        raw = (table.schema.metadata or {}).get(_METADATA_KEY)
+        if raw is None:
+            raise ValueError(
+                f"{path}: a parquet file, but not a knowledge base (columns {table.column_names}); "
+                "write it with KnowledgeBase.to_parquet"
+            )
+        metadata = json.loads(raw)
+        if metadata["format_version"] != _FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format_version {metadata['format_version']}, but this version of angel_trl reads "
+                f"{_FORMAT_VERSION}; upgrade angel_trl or write the file again"
+            )
+        if not table.schema.equals(_schema()) or any(column.null_count for column in table.columns):
+            raise ValueError(
+                f"{path}: the columns {table.schema.to_string(show_schema_metadata=False)!r} are not those of a "
+                "knowledge base, or hold nulls: the file was changed after writing; write it again"
+            )
+        columns = (column.to_pylist() for column in table.columns)
+        concepts = (
+            Concept(concept_id, tuple(names), tuple(alternate_ids), tuple(types), definition)
+            for concept_id, names, alternate_ids, types, definition in zip(*columns, strict=True)
+        )
+        kb = cls(concepts, normalization=metadata["normalization"], source=metadata["source"])
+        if kb.fingerprint != metadata["fingerprint"]:
+            raise ValueError(
+                f"{path}: content has fingerprint {kb.fingerprint[:12]}…, but the file says "
+                f"{metadata['fingerprint'][:12]}…: it was changed after writing; write it again"
+            )
+        return kb
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, normalization: str | None = None) -> "KnowledgeBase":
+        """Read a knowledge base in any known format, recognised by its content.
+
+        Args:
+            path: A file of one of the formats of [`angel_trl.readers.read_knowledge_base`].
+            normalization: The rule for names; `None` means the rule a parquet file was saved with, and
+                `"genbioel"` for every other format.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If no known format fits, or the file breaks the rules of its format.
+        """
+        from .readers import read_knowledge_base
+
+        return read_knowledge_base(path, normalization)
+
+
+def _schema() -> "pyarrow.Schema":
+    import pyarrow as pa
+
+    strings = pa.list_(pa.string())
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("names", strings),
+            ("alternate_ids", strings),
+            ("types", strings),
+            ("definition", pa.string()),
+        ]
+    )
+
+
+def _id_key(concept_id: str) -> str:
+    key = concept_id.strip()
+    for prefix in _ID_PREFIXES:
+        if key[: len(prefix)].upper() == prefix:
+            return key[len(prefix) :]
+    return key
+
+
+def _from(source: str) -> str:
+    return f" of {source}" if source else ""

@@ -1,0 +1,228 @@
+"""A round of mining: search, find what is preferred over gold, and keep it with its reference log-probabilities.
+
+The model of the round's start is both the miner and DPO's reference, and the search's scores are its exact
+log-probabilities, so the reference costs nothing; only a gold name that the search did not find is scored once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from angel_trl.config import AngelConfig
+from angel_trl.decoding import Candidates, score_names, search
+from angel_trl.pairs import Pairs, make_pairs
+from angel_trl.targets import MentionSet, TargetNames
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoundPairs:
+    """The pairs of one round.
+
+    Args:
+        round: 0 for the first.
+        rows: int64 `[mentions]`, the training mentions mined, as rows of the training set.
+        pairs: the pairs; `pairs.mention` is a place in `rows`.
+        chosen_log_probs: float32 `[pairs]`, the reference's log-probability of the chosen name.
+        rejected_log_probs: float32 `[pairs]`, likewise of the rejected name.
+        metrics: counts, shares (percent) and speed of the mining.
+    """
+
+    round: int
+    rows: NDArray[np.int64]
+    pairs: Pairs
+    chosen_log_probs: NDArray[np.float32]
+    rejected_log_probs: NDArray[np.float32]
+    metrics: dict[str, float]
+
+
+def round_rows(mentions: int, size: int, round: int, seed: int) -> NDArray[np.int64]:
+    """The mentions of a round: the next `size` of an endless sequence of shuffles of all mentions.
+
+    Depends on its arguments alone, so that every process and a resumed run draw the same.
+    """
+    first = round * size
+    parts, taken = [], 0
+    while taken < size:
+        shuffle, offset = divmod(first + taken, mentions)
+        order = np.random.default_rng([seed, shuffle]).permutation(mentions)
+        parts.append(order[offset : offset + size - taken])
+        taken += len(parts[-1])
+    return np.concatenate(parts)
+
+
+def mine(
+    model: PreTrainedModel,
+    targets: TargetNames,
+    mentions: MentionSet,
+    nearest_gold: NDArray[np.int64],
+    args: AngelConfig,
+    *,
+    round: int,
+    process: int = 0,
+    processes: int = 1,
+    progress: str | None = None,
+) -> RoundPairs:
+    """Mine the pairs of a round; every process searches its share and all return the same pairs.
+
+    Args:
+        model: the model of the round's start.
+        targets: the names.
+        mentions: the training set.
+        nearest_gold: int64, for each training mention the gold name spelled most like it, -1 for none.
+        args: settings of mining; `args.seed` and `args.mentions_per_round` decide which mentions are mined.
+        round: 0 for the first.
+        process: this process.
+        processes: how many there are.
+        progress: text of a progress bar, None for none.
+    """
+    begin = time.perf_counter()
+    rows = round_rows(len(mentions), args.round_size(len(mentions)), round, args.seed)
+    mine_here = rows[process::processes]
+    found = search(
+        model,
+        targets.trie,
+        [mentions.encoded[row] for row in mine_here],
+        num_beams=args.num_beams,
+        top_k=args.mine_top_k,
+        batch_size=args.mining_batch_size,
+        progress=progress,
+    )
+    is_gold = mentions.subset(mine_here).is_gold(found.names, targets.kb)
+    pairs = make_pairs(
+        found.names,
+        is_gold,
+        nearest_gold[mine_here],
+        top_k=args.mine_top_k,
+        max_pairs=args.max_pairs_per_mention,
+        absent=args.absent_gold,
+    )
+    chosen, rejected = _reference_log_probs(model, targets, [mentions.encoded[row] for row in mine_here], found, pairs)
+    at_0, in_top = is_gold[:, 0], is_gold.any(axis=1)
+    shares = [
+        {
+            "place": np.arange(len(rows))[process::processes],
+            "pairs": pairs,
+            "log_probs": (chosen, rejected),
+            "counts": np.array([at_0.sum(), (in_top & ~at_0).sum(), (~in_top).sum(), found.exact.sum()]),
+        }
+    ]
+    if processes > 1:
+        shares = gather_object(shares)
+    return _merge(round, rows, shares, time.perf_counter() - begin)
+
+
+def _reference_log_probs(
+    model: PreTrainedModel, targets: TargetNames, encoded: Sequence[Any], found: Candidates, pairs: Pairs
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    rejected = found.log_probs[pairs.mention, pairs.rejected_rank]
+    chosen = found.log_probs[pairs.mention, np.maximum(pairs.chosen_rank, 0)]
+    # All pairs of a mention share the chosen name, so one score a mention will do.
+    absent = np.unique(pairs.mention[pairs.chosen_rank < 0])
+    name_of = dict(zip(pairs.mention.tolist(), pairs.chosen.tolist(), strict=True))
+    names = [[targets.sequences[name_of[int(mention)]]] for mention in absent]
+    scored = dict(zip(absent.tolist(), score_names(model, [encoded[m] for m in absent], names), strict=True))
+    for place in np.flatnonzero(pairs.chosen_rank < 0):
+        chosen[place] = scored[int(pairs.mention[place])][0]
+    return chosen, rejected
+
+
+def _merge(round: int, rows: NDArray[np.int64], shares: Sequence[dict[str, Any]], seconds: float) -> RoundPairs:
+    """Put the shares of all processes together, in the order of `rows`."""
+    mention = np.concatenate([share["place"][share["pairs"].mention] for share in shares])
+    order = np.argsort(mention, kind="stable")
+    fields = {
+        field: np.concatenate([getattr(share["pairs"], field) for share in shares])[order]
+        for field in ("chosen", "rejected", "chosen_rank", "rejected_rank")
+    }
+    chosen, rejected = (np.concatenate([share["log_probs"][i] for share in shares])[order] for i in (0, 1))
+    first, in_top, absent, exact = sum(share["counts"] for share in shares)
+    count = len(rows)
+    metrics = {
+        "mentions": count,
+        "gold_first": 100 * first / count,
+        "gold_in_top_k": 100 * in_top / count,
+        "gold_absent": 100 * absent / count,
+        "exact": 100 * exact / count,
+        "pairs": len(order),
+        "mentions_per_second": count / seconds,
+        "seconds": seconds,
+    }
+    return RoundPairs(
+        round,
+        rows,
+        Pairs(mention=mention[order].astype(np.int32), **fields),
+        chosen,
+        rejected,
+        {key: float(value) for key, value in metrics.items()},
+    )
+
+
+_COLUMNS = ("chosen_name", "rejected_name", "chosen_rank", "rejected_rank", "chosen_log_prob", "rejected_log_prob")
+
+
+def to_dataset(mined: RoundPairs, targets: TargetNames, mentions: MentionSet) -> Dataset:
+    """The pairs as a dataset in TRL's preference columns (`prompt`, `chosen`, `rejected`), with where they come from.
+
+    Further columns: `mention_id`, `mention_row` (row of the training set), `round`, the name indices, ranks and
+    log-probabilities of both names, and their concept ids.
+    """
+    kb, pairs = targets.kb, mined.pairs
+    tokenizer = targets.formatter.tokenizer
+    row = mined.rows[pairs.mention]
+    prompts: dict[int, str] = {}
+    for r in np.unique(row).tolist():
+        source, prefix = mentions.encoded[r].source, mentions.encoded[r].prefix
+        prompts[r] = tokenizer.decode(source, skip_special_tokens=True) + tokenizer.decode(prefix[1:])
+    return Dataset.from_dict(
+        {
+            "prompt": [prompts[r] for r in row.tolist()],
+            "chosen": [" " + kb.names[name] for name in pairs.chosen],
+            "rejected": [" " + kb.names[name] for name in pairs.rejected],
+            "mention_id": [mentions.ids[r] for r in row.tolist()],
+            "mention_row": row,
+            "round": np.full(len(pairs), mined.round, dtype=np.int32),
+            "chosen_name": pairs.chosen,
+            "rejected_name": pairs.rejected,
+            "chosen_rank": pairs.chosen_rank,
+            "rejected_rank": pairs.rejected_rank,
+            "chosen_log_prob": mined.chosen_log_probs,
+            "rejected_log_prob": mined.rejected_log_probs,
+            "chosen_ids": [list(kb.ids_of_name(name)) for name in pairs.chosen],
+            "rejected_ids": [list(kb.ids_of_name(name)) for name in pairs.rejected],
+        }
+    )
+
+
+def from_parquet(path: str | Path, mentions: MentionSet, args: AngelConfig, round: int) -> RoundPairs:
+    """Read the pairs of a round back, for a run that goes on within it.
+
+    Raises:
+        ValueError: if the file holds the pairs of another run: another round, other mentions or another order.
+    """
+    table = Dataset.from_parquet(str(path), keep_in_memory=True).with_format("numpy")[:]
+    rows = round_rows(len(mentions), args.round_size(len(mentions)), round, args.seed)
+    place = {int(row): i for i, row in enumerate(rows)}
+    ids = [mentions.ids[row] if row < len(mentions) else None for row in table["mention_row"]]
+    if any(r != round for r in table["round"]) or list(table["mention_id"]) != ids or not set(
+        table["mention_row"].tolist()
+    ) <= set(place):
+        raise ValueError(
+            f"{path} does not hold the pairs of round {round} of this run (other data or settings?). "
+            "Start afresh in another output_dir, or resume with the settings it was begun with."
+        )
+    chosen, rejected, chosen_rank, rejected_rank, chosen_log_prob, rejected_log_prob = (
+        np.asarray(table[column]) for column in _COLUMNS
+    )
+    mention = np.array([place[int(row)] for row in table["mention_row"]], dtype=np.int32)
+    pairs = Pairs(mention, chosen, rejected, chosen_rank, rejected_rank)
+    return RoundPairs(round, rows, pairs, chosen_log_prob, rejected_log_prob, {"pairs": float(len(pairs))})

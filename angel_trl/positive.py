@@ -1,0 +1,128 @@
+"""The positive-only stage: cross-entropy on right names, with the constrained search as its dev score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers.trainer_callback import EarlyStoppingCallback
+
+from angel_trl.collator import PositiveCollator, PositiveExample
+from angel_trl.evaluation import evaluate_linking
+from angel_trl.shared_encoder import add_mention_batches
+from angel_trl.targets import MentionSet, TargetNames
+
+
+@dataclass
+class PositiveConfig(Seq2SeqTrainingArguments):
+    """Configuration of `PositiveTrainer`; only what is new or has another default than in transformers.
+
+    Args:
+        num_beams: beams of the dev evaluation.
+        early_stopping_patience: evaluations without a better dev accuracy after which training stops.
+    """
+
+    num_beams: int = field(default=5, metadata={"help": "Beams of the dev evaluation."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better dev accuracy after which training stops."}
+    )
+    label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing (0.1 in the paper)."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay (0.01 in the paper)."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Batches of similar length waste little on padding."}
+    )
+    metric_for_best_model: str | None = field(default="acc@1", metadata={"help": "Dev metric that decides."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of the metric is better."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: batches are made of mentions."})
+
+
+class ExampleDataset(torch.utils.data.Dataset[PositiveExample]):
+    """Positive examples as a torch dataset."""
+
+    def __init__(self, examples: Sequence[PositiveExample]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: int) -> PositiveExample:
+        return self.examples[place]
+
+
+class PositiveTrainer(Seq2SeqTrainer):
+    """Trains a model to produce right names (ANGEL, section 3.2): each mention with the names given for it.
+
+    Args:
+        model: an encoder-decoder model.
+        args: the configuration.
+        examples: mentions with the names to learn.
+        targets: names and formatter.
+        eval_mentions: dev mentions; None trains without evaluation.
+        callbacks: further callbacks.
+        optimizers: optimizer and scheduler, if not those of `args`.
+    """
+
+    # Loss is a mean over the tokens of a batch; the trainer divides by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: PositiveConfig,
+        examples: Sequence[PositiveExample],
+        targets: TargetNames,
+        eval_mentions: MentionSet | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
+    ) -> None:
+        self.targets = targets
+        self.eval_mentions = eval_mentions
+        tokenizer = targets.formatter.tokenizer
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=PositiveCollator(targets.sequences, tokenizer.pad_token_id),
+            train_dataset=ExampleDataset(examples),
+            # The trainer only asks whether there is one; `evaluate` searches `eval_mentions`.
+            eval_dataset=None if eval_mentions is None else ExampleDataset([]),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        add_mention_batches(self.model)
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Label-smoothed cross-entropy, a mean over the tokens of the names."""
+        logits, labels, _ = model(**inputs)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
+        return (loss, logits) if return_outputs else loss
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Link the dev mentions with the constrained search and score the answers, in percent."""
+        if self.eval_mentions is None:
+            raise ValueError("This trainer was given no eval_mentions.")
+        result = evaluate_linking(
+            self.accelerator.unwrap_model(self.model),
+            self.targets,
+            self.eval_mentions,
+            num_beams=self.args.num_beams,
+            batch_size=self.args.per_device_eval_batch_size,
+        )
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in result.metrics.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics

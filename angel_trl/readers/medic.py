@@ -1,0 +1,95 @@
+"""MEDIC and BioSyn dictionaries: `id|alternate id||name|name...`, one line a concept or one line a name.
+
+The 2012 MEDIC of the NCBI Disease corpus (DNorm) has one line a concept; BioSyn's dictionaries have the same layout
+with one name a line, so an id comes back on line after line and its names are joined.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..kb import Concept
+from .lines import read_lines, shorten
+from .report import ReadReport
+
+__all__ = ["looks_like_medic", "looks_like_tab", "read_medic", "read_tab"]
+
+
+def looks_like_medic(head: str) -> bool:
+    """Say whether the first line of text reads `id||name` or `id|alternate||name`."""
+    ids, separator, names = _first_line(head).partition("||")
+    return bool(separator and ids.strip() and names.strip()) and "\t" not in ids
+
+
+def looks_like_tab(head: str) -> bool:
+    """Say whether the first line of text reads `id<TAB>name|name`."""
+    ids, separator, names = _first_line(head).partition("\t")
+    return bool(separator and ids.strip() and names.strip()) and "\t" not in names and "||" not in ids
+
+
+def read_medic(path: str | Path) -> tuple[list[Concept], ReadReport]:
+    """Read a MEDIC or BioSyn dictionary, gzip-compressed or not.
+
+    The report counts lines. A line whose id stood on an earlier line adds its names to that concept.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line has no `||` or the file is not UTF-8; the message names the file and the line.
+    """
+    return _read(path, "||", "id|alternate id||name|name")
+
+
+def read_tab(path: str | Path) -> tuple[list[Concept], ReadReport]:
+    """Read `id|alternate id<TAB>name|name...` lines, gzip-compressed or not.
+
+    The layout is that of the merged MeSH and MEDIC dictionaries. Counts and errors are those of [`read_medic`].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line has no tab or the file is not UTF-8; the message names the file and the line.
+    """
+    return _read(path, "\t", "id|alternate id<TAB>name|name")
+
+
+def _first_line(head: str) -> str:
+    return next((line for line in head.split("\n") if line.strip()), "")
+
+
+def _read(path: str | Path, separator: str, layout: str) -> tuple[list[Concept], ReadReport]:
+    report = ReadReport()
+    names_of: dict[str, list[str]] = {}
+    alternates_of: dict[str, list[str]] = {}
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        raw_ids, found, raw_names = line.partition(separator)
+        if not found:
+            raise ValueError(f"{where}: {shorten(line)} is not of the form {layout}")
+        ids = list(_fields(raw_ids, "id", where, report))
+        names = list(_fields(raw_names, "name", where, report))
+        if not ids:
+            report.skip("no concept id", f"{where} {shorten(line)}")
+        elif not names:
+            report.skip("no name", f"{where} {shorten(line)}")
+        else:
+            report.use()
+            if ids[0] in names_of:
+                report.note("concept id on several lines, names joined", f"{where} {shorten(ids[0])}")
+            names_of.setdefault(ids[0], []).extend(names)
+            alternates_of.setdefault(ids[0], []).extend(ids[1:])
+    concepts = [
+        Concept(concept_id, tuple(names), tuple(dict.fromkeys(alternates_of[concept_id])))
+        for concept_id, names in names_of.items()
+    ]
+    return concepts, report
+
+
+def _fields(text: str, kind: str, where: str, report: ReadReport) -> Iterator[str]:
+    for field in text.split("|"):
+        stripped = field.strip()
+        if stripped != field:
+            report.repair(f"blank around {kind}", f"{where} {shorten(field)}")
+        if stripped:
+            yield stripped
+        elif text:
+            report.repair(f"empty {kind} dropped", f"{where} {shorten(text)}")

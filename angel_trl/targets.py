@@ -1,0 +1,221 @@
+"""What a model may answer: the names of a knowledge base as one tokenizer sees them, and gold concepts against them.
+
+The one bridge between the text side (knowledge base, mentions) and the token side (trie, search, training). Knows no
+model weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from angel_trl.formatting import EncodedMention, MentionFormatter
+from angel_trl.kb import KnowledgeBase
+from angel_trl.trie import NameTrie
+
+if TYPE_CHECKING:
+    from angel_trl.decoding import Candidates
+
+logger = logging.getLogger(__name__)
+
+
+class TargetNames:
+    """The names of `kb` as token sequences, and their trie.
+
+    Args:
+        kb: the knowledge base.
+        formatter: of the model's tokenizer.
+        trie: the trie of these names if it was saved; built otherwise.
+
+    Attributes:
+        sequences: token sequence (end token included) of each name of `kb.names`.
+        unreachable: indices of names that hold the tokenizer's unknown token; they are left out of the trie, since a
+            model could neither read nor write them.
+
+    Raises:
+        ValueError: if no name can be written with the tokenizer, or `trie` belongs to other names.
+    """
+
+    def __init__(self, kb: KnowledgeBase, formatter: MentionFormatter, trie: NameTrie | None = None) -> None:
+        self.kb = kb
+        self.formatter = formatter
+        self.sequences = formatter.names(kb.names)
+        self.fingerprint = formatter.fingerprint(kb.fingerprint)
+        self.unreachable = formatter.unknown_names(self.sequences)
+        if self.unreachable:
+            shown = ", ".join(repr(kb.names[i]) for i in self.unreachable[:5])
+            logger.warning(
+                "%d of %d names hold characters unknown to the tokenizer and cannot be predicted: %s%s. "
+                "Use a byte-level tokenizer, or train one on the names.",
+                *(len(self.unreachable), kb.num_names, shown, "..." if len(self.unreachable) > 5 else ""),
+            )
+        if trie is None:
+            left_out = set(self.unreachable)
+            reachable = [i for i in range(kb.num_names) if i not in left_out]
+            if not reachable:
+                raise ValueError("No name of the knowledge base can be written with this tokenizer.")
+            trie = NameTrie.build(
+                [self.sequences[i] for i in reachable], names=reachable, fingerprint=self.fingerprint
+            )
+        elif trie.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"The trie (fingerprint {trie.fingerprint[:12]}) was built for another knowledge base or tokenizer "
+                f"(expected {self.fingerprint[:12]}). Leave it out to have it built again."
+            )
+        self.trie = trie
+
+    def ranked_ids(self, candidates: Candidates) -> list[list[list[str]]]:
+        """Concept ids of each candidate of each mention, best first: the form in which the metrics take predictions."""
+        return [[list(self.kb.ids_of_name(name)) for name in row[row >= 0]] for row in candidates.names]
+
+
+@dataclasses.dataclass(slots=True)
+class MentionSet:
+    """Mentions made ready for one model and knowledge base; all fields are parallel.
+
+    Args:
+        ids: mention ids.
+        documents: document ids.
+        mentions: mention strings as the model sees them.
+        encoded: token ids; None where the mention is longer than the model's window.
+        references: gold ids, all-of lists of any-of ids, each id replaced by its concept's primary ids where known.
+        gold: gold concept indices in the knowledge base, of all parts and alternatives; empty if unknown there.
+        report: how many mentions were read, used, and skipped or kept for which reason.
+    """
+
+    ids: list[str]
+    documents: list[str]
+    mentions: list[str]
+    encoded: list[EncodedMention | None]
+    references: list[list[list[str]]]
+    gold: list[tuple[int, ...]]
+    report: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def subset(self, rows: Iterable[int]) -> MentionSet:
+        """The mentions at `rows`, in that order, with the report of the whole."""
+        rows = list(rows)
+        fields = ("ids", "documents", "mentions", "encoded", "references", "gold")
+        return MentionSet(*([getattr(self, field)[row] for row in rows] for field in fields), report=self.report)
+
+    def is_gold(self, names: NDArray[np.int64], kb: KnowledgeBase) -> NDArray[np.bool_]:
+        """Whether each name shares a concept with the gold of its mention.
+
+        Args:
+            names: int64 `[mentions, k]` name indices, -1 for none.
+            kb: the knowledge base the gold indices refer to.
+
+        Returns:
+            bool `[mentions, k]`, False where there is no name.
+        """
+        concepts = len(kb)
+        gold = np.array([row * concepts + c for row, cs in enumerate(self.gold) for c in cs], dtype=np.int64)
+        row, place = np.nonzero(names >= 0)
+        name = names[row, place]
+        counts = kb.name_offsets[name + 1] - kb.name_offsets[name]
+        item = np.repeat(np.arange(len(name)), counts)
+        within = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+        keys = row[item] * concepts + kb.name_concepts[kb.name_offsets[name][item] + within]
+        result = np.zeros(names.shape, dtype=bool)
+        hit = np.bincount(item[np.isin(keys, gold)], minlength=len(name)) > 0
+        result[row, place] = hit
+        return result
+
+
+def prepare_mentions(
+    mentions: Iterable[Mapping[str, Any]], targets: TargetNames, *, for_training: bool = False
+) -> MentionSet:
+    """Resolve the gold of a mention dataset against the knowledge base and encode it.
+
+    Every mention is counted. For evaluation all are kept: one whose gold is unknown, or that cannot be encoded, counts
+    as wrong. For training those that cannot teach anything are left out.
+
+    Args:
+        mentions: rows of a mention dataset (see `angel_trl.mentions`).
+        targets: names and formatter.
+        for_training: leave out what cannot be trained on.
+
+    Raises:
+        ValueError: if no mention is left, saying why.
+    """
+    kb = targets.kb
+    rows = list(mentions)
+    encoded = targets.formatter.encode(rows)
+    counts: Counter[str] = Counter(read=len(rows))
+    keep = []
+    gold, references = [], []
+    for place, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
+        resolved = [[kb.resolve(concept_id) for concept_id in part] for part in row["concept_ids"]]
+        gold.append(tuple(sorted({c for part in resolved for found in part for c in found})))
+        references.append(
+            [
+                [i for given, known in zip(part, found, strict=True) for i in ([kb.concepts[c].id for c in known] or [given])]
+                for part, found in zip(row["concept_ids"], resolved, strict=True)
+            ]
+        )
+        problem = (
+            "no concept"
+            if not row["concept_ids"]
+            else "concept not in the knowledge base"
+            if not gold[-1]
+            else "longer than the model's window"
+            if ids is None
+            else None
+        )
+        if problem is not None:
+            counts[f"{'skipped' if for_training else 'kept'}: {problem}"] += 1
+        if problem is None or not for_training:
+            keep.append(place)
+    counts["used"] = len(keep)
+    if not keep:
+        raise ValueError(f"No mention can be used: {dict(counts)}. Does the corpus use this knowledge base's ids?")
+    for reason, count in counts.items():
+        if ":" in reason:
+            logger.warning("%d of %d mentions %s", count, len(rows), reason)
+    whole = MentionSet(
+        ids=[row["id"] for row in rows],
+        documents=[row["document_id"] for row in rows],
+        mentions=[targets.formatter.mention_text(row["text"][row["start"] : row["end"]]) for row in rows],
+        encoded=list(encoded),
+        references=references,
+        gold=gold,
+        report=dict(counts),
+    )
+    return whole.subset(keep)
+
+
+class NearestNames:
+    """The names of a concept that are spelled most like a mention: cosine of character n-gram TF-IDF (paper, section 3.2).
+
+    Args:
+        kb: the knowledge base.
+        ngrams: shortest and longest character n-gram.
+    """
+
+    def __init__(self, kb: KnowledgeBase, ngrams: tuple[int, int] = (1, 3)) -> None:
+        # scikit-learn takes a second to import and is needed for training only.
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._kb = kb
+        self._vectorizer = TfidfVectorizer(analyzer="char", ngram_range=ngrams, dtype=np.float32)
+        self._names = self._vectorizer.fit_transform(kb.names)
+
+    def nearest(self, mentions: Sequence[str], gold: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        """For each mention, up to `count` name indices of its gold concepts, nearest first (ties: dictionary order)."""
+        queries = self._vectorizer.transform(mentions)
+        result = []
+        for row, concepts in enumerate(gold):
+            names = list(dict.fromkeys(int(n) for concept in concepts for n in self._kb.names_of_concept(concept)))
+            if len(names) > 1:
+                similarity = (self._names[names] @ queries[row].T).toarray()[:, 0]
+                names = [names[i] for i in np.argsort(-similarity, kind="stable")[:count]]
+            result.append(names)
+        return result
