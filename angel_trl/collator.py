@@ -75,7 +75,7 @@ class PairCollator:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PositiveExample:
-    """A mention and the right names to learn, as name indices. `input_ids` is the source, read to group by length."""
+    """A mention and the right names to learn, as name indices."""
 
     mention: EncodedMention
     names: tuple[int, ...]

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.trainer_callback import EarlyStoppingCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from angel_trl.collator import PositiveCollator, PositiveExample
 from angel_trl.evaluation import evaluate_linking
@@ -33,9 +34,6 @@ class PositiveConfig(Seq2SeqTrainingArguments):
     )
     label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing (0.1 in the paper)."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay (0.01 in the paper)."})
-    train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Batches of similar length waste little on padding."}
-    )
     metric_for_best_model: str | None = field(default="acc@1", metadata={"help": "Dev metric that decides."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of the metric is better."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: batches are made of mentions."})
@@ -97,6 +95,11 @@ class PositiveTrainer(Seq2SeqTrainer):
         add_mention_batches(self.model)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> LengthGroupedSampler:
+        # Batches of similar length waste little on padding.
+        lengths = [len(example.mention.source) for example in self.train_dataset.examples]
+        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

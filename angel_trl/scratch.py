@@ -97,6 +97,8 @@ def scratch_model(
         encoder_ffn_dim=size.feed_forward,
         decoder_ffn_dim=size.feed_forward,
         max_position_embeddings=size.window,
+        # Tokens stand out against positions from the first step on, which is what copying is learnt from.
+        scale_embedding=True,
         dropout=size.dropout,
         attention_dropout=0.0,
         activation_dropout=0.0,

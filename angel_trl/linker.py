@@ -1,0 +1,291 @@
+"""EntityLinker: a model, its tokenizer, its knowledge base and their trie, in one folder or Hub repository."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from angel_trl import __version__
+from angel_trl.decoding import search
+from angel_trl.formatting import MentionFormat, MentionFormatter
+from angel_trl.kb import KnowledgeBase
+from angel_trl.targets import TargetNames
+from angel_trl.trie import NameTrie
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "angel_trl.linker/1"
+_SETTINGS, _KB, _TRIE = "angel.json", "kb.parquet", "trie.safetensors"
+_BRACKETS = re.compile(r"\[([^\[\]]+)\]")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer to a mention.
+
+    Args:
+        ids: ids of all concepts that bear the name; more than one where the knowledge base has homonyms.
+        name: preferred name of the first of these concepts.
+        matched_name: the name of the knowledge base that the model produced, normalised.
+        score: natural logarithm of the name's probability.
+    """
+
+    ids: tuple[str, ...]
+    name: str
+    matched_name: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Linked:
+    """A mention and what it was linked to.
+
+    Args:
+        mention: the mention as it stands in the text.
+        start: offset of its first character in the text (brackets taken out).
+        end: offset after its last character.
+        candidates: best first; empty if the mention is longer than the model's window.
+        exact: whether the candidates are provably the likeliest names.
+    """
+
+    mention: str
+    start: int
+    end: int
+    candidates: tuple[Candidate, ...]
+    exact: bool
+
+    @property
+    def id(self) -> str | None:
+        """Concept id of the best candidate (the first of several for a homonym; see `ambiguous`)."""
+        return self.candidates[0].ids[0] if self.candidates else None
+
+    @property
+    def name(self) -> str | None:
+        """Preferred name of the concept."""
+        return self.candidates[0].name if self.candidates else None
+
+    @property
+    def score(self) -> float | None:
+        """Natural logarithm of the probability of the name produced."""
+        return self.candidates[0].score if self.candidates else None
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the name produced belongs to several concepts."""
+        return bool(self.candidates) and len(self.candidates[0].ids) > 1
+
+
+def parse_brackets(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """Take the brackets out of `"... [mention] ..."`.
+
+    Returns:
+        The text without brackets, and the character offsets `(start, end)` of each mention in it.
+
+    Raises:
+        ValueError: if there is no mention, or a bracket has no partner.
+    """
+    plain, spans, at = "", [], 0
+    for match in _BRACKETS.finditer(text):
+        plain += text[at : match.start()]
+        spans.append((len(plain), len(plain) + len(match[1])))
+        plain += match[1]
+        at = match.end()
+    plain += text[at:]
+    if not spans or "[" in plain or "]" in plain:
+        what = "no [mention]" if not spans else "a bracket without a partner, or brackets within brackets"
+        raise ValueError(
+            f"{what} in {text[:80]!r}. Mark each mention with [square brackets]; for a text that has brackets of its "
+            "own, give offsets to link_batch."
+        )
+    return plain, spans
+
+
+class EntityLinker:
+    """Names the concept of a mention in a passage.
+
+    Args:
+        model: an encoder-decoder model trained for linking.
+        tokenizer: its tokenizer.
+        kb: the knowledge base.
+        mention_format: choices of the input format it was trained with.
+        trie: the trie of the names if it was saved; built otherwise.
+
+    Example:
+        >>> linker = EntityLinker.from_pretrained("path/or/hub-id")  # doctest: +SKIP
+        >>> linker.link("Famotidine-associated [delirium].")[0].id  # doctest: +SKIP
+        'D003693'
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        kb: KnowledgeBase,
+        mention_format: MentionFormat | None = None,
+        trie: NameTrie | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.targets = TargetNames(kb, MentionFormatter(tokenizer, model.config, mention_format), trie)
+
+    @property
+    def kb(self) -> KnowledgeBase:
+        """The knowledge base."""
+        return self.targets.kb
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        kb: KnowledgeBase | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> EntityLinker:
+        """Load a linker from a folder written by `save_pretrained` or from the Hub.
+
+        Args:
+            id_or_path: the folder, or a Hub repository id.
+            revision: branch, tag or commit of a Hub repository.
+            kb: a knowledge base to link to in place of the saved one; needed for a plain model without one.
+            device: where to put the model; a GPU if there is one.
+            dtype: of the weights.
+
+        Raises:
+            ValueError: if the folder is not a linker and no `kb` is given, or its parts do not belong together.
+        """
+        folder = Path(id_or_path)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    str(id_or_path),
+                    revision=revision,
+                    allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.parquet"],
+                )
+            )
+        settings: dict[str, Any] = {}
+        if (folder / _SETTINGS).exists():
+            settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+            if settings.get("format") != _FORMAT:
+                raise ValueError(
+                    f"{folder / _SETTINGS} has format {settings.get('format')!r}; this version reads {_FORMAT}."
+                )
+        trie = None
+        if kb is None:
+            if not (folder / _KB).exists():
+                raise ValueError(
+                    f"{id_or_path} has no {_KB}: it is a model without a knowledge base. Give one: "
+                    "EntityLinker.from_pretrained(..., kb=KnowledgeBase.from_file(...))."
+                )
+            kb = KnowledgeBase.from_parquet(folder / _KB)
+            if kb.fingerprint != settings.get("kb_fingerprint"):
+                raise ValueError(f"{folder / _KB} is not the knowledge base that {_SETTINGS} names. Download it again.")
+            trie = NameTrie.load(folder / _TRIE)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        mention_format = MentionFormat(**settings.get("mention_format", {}))
+        return cls(model, tokenizer, kb, mention_format, trie)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights (safetensors), tokenizer, knowledge base (parquet), trie (safetensors) and `angel.json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.kb.to_parquet(folder / _KB)
+        self.targets.trie.save(folder / _TRIE)
+        settings = {
+            "format": _FORMAT,
+            "angel_trl_version": __version__,
+            "kb_fingerprint": self.kb.fingerprint,
+            "mention_format": dataclasses.asdict(self.targets.formatter.format),
+        }
+        # Written last: a folder with angel.json is complete.
+        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def link(self, text: str, *, num_beams: int = 10, top_k: int = 5) -> list[Linked]:
+        """Link every `[bracketed]` mention of `text`, in order.
+
+        Args:
+            text: a passage with one or more mentions in square brackets.
+            num_beams: beams of the search.
+            top_k: candidates of a mention.
+
+        Raises:
+            ValueError: if no mention is marked or a bracket has no partner.
+        """
+        plain, spans = parse_brackets(text)
+        mentions = [{"text": plain, "start": start, "end": end} for start, end in spans]
+        return self.link_batch(mentions, num_beams=num_beams, top_k=top_k)
+
+    def link_batch(
+        self,
+        mentions: Iterable[Mapping[str, Any]],
+        *,
+        num_beams: int = 10,
+        top_k: int = 5,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> list[Linked]:
+        """Link many mentions; results do not depend on how they are batched.
+
+        Args:
+            mentions: mappings with `text`, `start` and `end` (such as rows of a mention dataset).
+            num_beams: beams of the search.
+            top_k: candidates of a mention.
+            batch_size: mentions searched together.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: if an offset lies outside its text.
+        """
+        rows = list(mentions)
+        for number, row in enumerate(rows):
+            if not 0 <= row["start"] < row["end"] <= len(row["text"]):
+                raise ValueError(
+                    f"mention {number}: offsets {row['start']}-{row['end']} do not lie in a text of "
+                    f"{len(row['text'])} characters."
+                )
+        encoded = self.targets.formatter.encode(rows)
+        too_long = sum(mention is None for mention in encoded)
+        if too_long:
+            logger.warning("%d of %d mentions are longer than the model's window and get no answer", too_long, len(rows))
+        found = search(
+            self.model,
+            self.targets.trie,
+            encoded,
+            num_beams=num_beams,
+            top_k=top_k,
+            batch_size=batch_size,
+            progress="linking" if progress else None,
+        )
+        return [
+            Linked(
+                mention=row["text"][row["start"] : row["end"]],
+                start=row["start"],
+                end=row["end"],
+                candidates=self._candidates(names, log_probs),
+                exact=bool(exact),
+            )
+            for row, names, log_probs, exact in zip(rows, found.names, found.log_probs, found.exact, strict=True)
+        ]
+
+    def _candidates(self, names: Sequence[int], log_probs: Sequence[float]) -> tuple[Candidate, ...]:
+        candidates = []
+        for name, log_prob in zip(names, log_probs, strict=True):
+            if name >= 0:
+                concepts = self.kb.concepts_of_name(name)
+                preferred = self.kb.concepts[concepts[0]].names[0]
+                candidates.append(Candidate(self.kb.ids_of_name(name), preferred, self.kb.names[name], float(log_prob)))
+        return tuple(candidates)
