@@ -37,7 +37,14 @@ class PairMiningCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Score the model before any update, so that training never ends with a worse one."""
-        if state.global_step == 0:
+        if state.global_step > 0:
+            return
+        if state.is_world_process_zero:
+            # Of a former run here; left behind, its later rounds would pass for rounds of this one.
+            for path in self.path(0).parent.glob("round-*.parquet"):
+                path.unlink()
+        # A run resumed from `checkpoint-0` has scored it already.
+        if state.best_metric is None:
             self.trainer.keep_start_as_best()
 
     def on_epoch_begin(
@@ -56,6 +63,7 @@ class PairMiningCallback(TrainerCallback):
                 )
             mined = from_parquet(path, trainer.mentions, trainer.args, round)
         else:
+            show_progress = state.is_local_process_zero and not args.disable_tqdm
             mined = mine(
                 trainer.accelerator.unwrap_model(trainer.model),
                 trainer.targets,
@@ -65,7 +73,7 @@ class PairMiningCallback(TrainerCallback):
                 round=round,
                 process=trainer.accelerator.process_index,
                 processes=trainer.accelerator.num_processes,
-                progress=f"round {round + 1}/{trainer.args.num_rounds}: mining" if state.is_local_process_zero else None,
+                progress=f"round {round + 1}/{trainer.args.num_rounds}: mining" if show_progress else None,
             )
             if state.is_world_process_zero:
                 path.parent.mkdir(parents=True, exist_ok=True)

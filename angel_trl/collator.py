@@ -59,13 +59,16 @@ class PairCollator:
     pad_token_id: int
 
     def __call__(self, items: Sequence[MentionPairs]) -> dict[str, Any]:
+        """Make one batch; pairs keep the order of the mentions."""
         taught = [item for item in items if item.pairs]
         count = sum(len(item.pairs) for item in taught)
         if not taught:
             end = items[0].mention.source[-1:]
             taught = [MentionPairs(items[0].mention, ((end, end, 0.0, 0.0),))]
         pairs = [(place, *pair) for place, item in enumerate(taught) for pair in item.pairs]
-        rows = [(place, chosen) for place, chosen, *_ in pairs] + [(place, rejected) for place, _, rejected, *_ in pairs]
+        rows = [(place, chosen) for place, chosen, *_ in pairs] + [
+            (place, rejected) for place, _, rejected, *_ in pairs
+        ]
         batch = pack([item.mention for item in taught], rows, self.pad_token_id)
         batch["ref_chosen_logps"] = torch.tensor([pair[3] for pair in pairs])
         batch["ref_rejected_logps"] = torch.tensor([pair[4] for pair in pairs])
@@ -89,6 +92,7 @@ class PositiveCollator:
     pad_token_id: int
 
     def __call__(self, items: Sequence[PositiveExample]) -> dict[str, torch.Tensor]:
+        """Make one batch: a row for each name of each mention."""
         rows = [(place, self.sequences[name]) for place, item in enumerate(items) for name in item.names]
         return pack([item.mention for item in items], rows, self.pad_token_id)
 

@@ -50,7 +50,9 @@ class AngelConfig(DPOConfig):
     # Other defaults than TRL's: names are short, so recomputing activations only costs time; full precision keeps
     # mined and trained log-probabilities equal; a round is an epoch, scored and kept after its update.
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate (1e-5 in the paper's NCBI runs)."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Deprecated name of activation_checkpointing; off unless asked for."}
+    )
     bf16: bool | None = field(default=False, metadata={"help": "Train under bfloat16 autocast."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: after each round."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: after each round."})
@@ -59,13 +61,16 @@ class AngelConfig(DPOConfig):
     metric_for_best_model: str | None = field(default="acc@1", metadata={"help": "Dev metric that decides."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of the metric is better."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: batches are made of mentions."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Resume with the patience that was left, as an undisturbed run would have."}
+    )
 
     def __post_init__(self) -> None:
         """Check the new settings and refuse those of `DPOConfig` that cannot hold here."""
         for name in ("num_rounds", "num_beams", "mine_top_k", "max_pairs_per_mention", "mining_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.mentions_per_round <= 0:
+        if not self.mentions_per_round > 0:
             raise ValueError(
                 f"mentions_per_round is {self.mentions_per_round}; give a share (0.1) or a count (500) above 0."
             )
@@ -87,6 +92,16 @@ class AngelConfig(DPOConfig):
             )
         if self.max_steps > 0:
             raise ValueError(f"max_steps is {self.max_steps}; training is counted in rounds: set num_rounds.")
+        if self.dataloader_persistent_workers:
+            raise ValueError(
+                "dataloader_persistent_workers keeps workers that hold the first round's pairs in all later rounds. "
+                "Leave it off."
+            )
+        if self.ignore_data_skip:
+            raise ValueError(
+                "ignore_data_skip would repeat the steps of a round begun before, and rounds are told by the number "
+                "of steps. Leave it off."
+            )
         if not self.disable_dropout:
             raise ValueError(
                 "disable_dropout is off, but log-probabilities under dropout are noise on the mined reference. "

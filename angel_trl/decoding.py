@@ -252,7 +252,9 @@ def score_names(
                 logits, labels, row = completion_logits(model, batch)
                 log_probs = logits.gather(1, labels[:, None]).squeeze(1) - logits.logsumexp(-1)
                 values = torch.zeros(len(rows), device=model.device).index_add_(0, row, log_probs).cpu().numpy()
-                for i, part in zip(chunk, np.split(values, np.cumsum([len(names[i]) for i in chunk])[:-1]), strict=True):
+                for i, part in zip(
+                    chunk, np.split(values, np.cumsum([len(names[i]) for i in chunk])[:-1]), strict=True
+                ):
                     scores[i] = part
     finally:
         model.train(was_training)

@@ -69,14 +69,13 @@ def truncate_context(left: str, mention: str, right: str, max_words: int) -> tup
     """
     left_words, right_words = left.split(), right.split()
     if len(left_words) + len(mention.split()) + len(right_words) > max_words:
-        half = max_words // 2
+        keep_left = keep_right = half = max_words // 2
         if len(left_words) <= half:
-            right_words = right_words[: max_words - len(left_words)]
+            keep_left, keep_right = len(left_words), max_words - len(left_words)
         elif len(right_words) <= half:
-            left_words = left_words[-(max_words - len(right_words)) :]
-        else:
-            left_words, right_words = left_words[-half:], right_words[:half]
-        return " ".join(left_words), " ".join(right_words)
+            keep_left = max_words - len(right_words)
+        # Not `[-keep_left:]`, which would keep everything where nothing is to be kept.
+        return " ".join(left_words[max(0, len(left_words) - keep_left) :]), " ".join(right_words[:keep_right])
     return left.strip(), right.strip()
 
 
@@ -137,6 +136,11 @@ class MentionFormatter:
         unknown = self.tokenizer.unk_token_id
         return [] if unknown is None else [i for i, ids in enumerate(sequences) if unknown in ids]
 
+    def long_names(self, sequences: Sequence[Sequence[int]]) -> list[int]:
+        """Positions of the sequences that do not fit behind the longest prefix `encode` allows."""
+        room = None if self.max_tokens is None else self.max_tokens - self.max_tokens // 2
+        return [] if room is None else [i for i, ids in enumerate(sequences) if len(ids) > room]
+
     def encode(self, mentions: Iterable[Mapping[str, Any]]) -> list[EncodedMention | None]:
         """Encode mentions given as mappings with `text`, `start` and `end`.
 
@@ -156,7 +160,7 @@ class MentionFormatter:
                 room = self.max_tokens - len(self.bos) - 1
                 words = self.format.max_words
                 shortened += len(source) > room
-                while len(source) > room and words > 1:
+                while len(source) > room and words > 0:
                     words //= 2
                     source = self.tokens([self.source_text(*row, max_words=words)])[0]
                 # Half of the decoder's window is left to the name.

@@ -188,8 +188,14 @@ class EntityLinker:
                     "EntityLinker.from_pretrained(..., kb=KnowledgeBase.from_file(...))."
                 )
             kb = KnowledgeBase.from_parquet(folder / _KB)
-            if kb.fingerprint != settings.get("kb_fingerprint"):
-                raise ValueError(f"{folder / _KB} is not the knowledge base that {_SETTINGS} names. Download it again.")
+            if not settings:
+                raise ValueError(
+                    f"{id_or_path} has no {_SETTINGS}: it was not saved to the end. Save or download it again."
+                )
+            if kb.fingerprint != settings["kb_fingerprint"]:
+                raise ValueError(
+                    f"{folder / _KB} is not the knowledge base that {_SETTINGS} names. Download it again."
+                )
             trie = NameTrie.load(folder / _TRIE)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
@@ -201,6 +207,7 @@ class EntityLinker:
         """Write weights (safetensors), tokenizer, knowledge base (parquet), trie (safetensors) and `angel.json`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / _SETTINGS).unlink(missing_ok=True)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.kb.to_parquet(folder / _KB)
@@ -248,7 +255,7 @@ class EntityLinker:
             progress: show a progress bar.
 
         Raises:
-            ValueError: if an offset lies outside its text.
+            ValueError: if an offset lies outside its text or marks nothing but blanks.
         """
         rows = list(mentions)
         for number, row in enumerate(rows):
@@ -257,10 +264,14 @@ class EntityLinker:
                     f"mention {number}: offsets {row['start']}-{row['end']} do not lie in a text of "
                     f"{len(row['text'])} characters."
                 )
+            if not row["text"][row["start"] : row["end"]].strip():
+                raise ValueError(f"mention {number}: offsets {row['start']}-{row['end']} mark nothing but blanks.")
         encoded = self.targets.formatter.encode(rows)
         too_long = sum(mention is None for mention in encoded)
         if too_long:
-            logger.warning("%d of %d mentions are longer than the model's window and get no answer", too_long, len(rows))
+            logger.warning(
+                "%d of %d mentions are longer than the model's window and get no answer", too_long, len(rows)
+            )
         found = search(
             self.model,
             self.targets.trie,
@@ -287,5 +298,7 @@ class EntityLinker:
             if name >= 0:
                 concepts = self.kb.concepts_of_name(name)
                 preferred = self.kb.concepts[concepts[0]].names[0]
-                candidates.append(Candidate(self.kb.ids_of_name(name), preferred, self.kb.names[name], float(log_prob)))
+                candidates.append(
+                    Candidate(self.kb.ids_of_name(name), preferred, self.kb.names[name], float(log_prob))
+                )
         return tuple(candidates)

@@ -24,7 +24,10 @@ class StringLookup:
         self._learnt: dict[str, set[int]] = defaultdict(set)
         for row in mentions:
             gold = {c for part in row["concept_ids"] for concept_id in part for c in kb.resolve(concept_id)}
-            self._learnt[normalize(row["mention"], kb.normalization)] |= gold
+            key = normalize(row["mention"], kb.normalization)
+            # Mentions such as "+" and "-" normalise to nothing, which does not make them the same.
+            if key:
+                self._learnt[key] |= gold
 
     def predict(self, mentions: Iterable[Mapping[str, Any]]) -> list[list[list[str]]]:
         """For each mention at most one candidate: the ids of all concepts with its name."""

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from accelerate.utils import gather_object
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -167,14 +168,33 @@ def _merge(round: int, rows: NDArray[np.int64], shares: Sequence[dict[str, Any]]
     )
 
 
-_COLUMNS = ("chosen_name", "rejected_name", "chosen_rank", "rejected_rank", "chosen_log_prob", "rejected_log_prob")
+PAIR_FEATURES = Features(
+    {
+        "prompt": Value("string"),
+        "chosen": Value("string"),
+        "rejected": Value("string"),
+        "mention_id": Value("string"),
+        "mention_row": Value("int64"),
+        "mention_place": Value("int32"),
+        "round": Value("int32"),
+        "chosen_name": Value("int32"),
+        "rejected_name": Value("int32"),
+        "chosen_rank": Value("int32"),
+        "rejected_rank": Value("int32"),
+        "chosen_log_prob": Value("float32"),
+        "rejected_log_prob": Value("float32"),
+        "chosen_ids": List(Value("string")),
+        "rejected_ids": List(Value("string")),
+    }
+)
+"""The columns of a round's parquet file; see `to_dataset`."""
 
 
 def to_dataset(mined: RoundPairs, targets: TargetNames, mentions: MentionSet) -> Dataset:
     """The pairs as a dataset in TRL's preference columns (`prompt`, `chosen`, `rejected`), with where they come from.
 
-    Further columns: `mention_id`, `mention_row` (row of the training set), `round`, the name indices, ranks and
-    log-probabilities of both names, and their concept ids.
+    Further columns: `mention_id`, `mention_row` (row of the training set), `mention_place` (place among the mentions
+    of the round), `round`, the name indices, ranks and log-probabilities of both names, and their concept ids.
     """
     kb, pairs = targets.kb, mined.pairs
     tokenizer = targets.formatter.tokenizer
@@ -190,6 +210,7 @@ def to_dataset(mined: RoundPairs, targets: TargetNames, mentions: MentionSet) ->
             "rejected": [" " + kb.names[name] for name in pairs.rejected],
             "mention_id": [mentions.ids[r] for r in row.tolist()],
             "mention_row": row,
+            "mention_place": pairs.mention,
             "round": np.full(len(pairs), mined.round, dtype=np.int32),
             "chosen_name": pairs.chosen,
             "rejected_name": pairs.rejected,
@@ -199,7 +220,8 @@ def to_dataset(mined: RoundPairs, targets: TargetNames, mentions: MentionSet) ->
             "rejected_log_prob": mined.rejected_log_probs,
             "chosen_ids": [list(kb.ids_of_name(name)) for name in pairs.chosen],
             "rejected_ids": [list(kb.ids_of_name(name)) for name in pairs.rejected],
-        }
+        },
+        features=PAIR_FEATURES,
     )
 
 
@@ -209,20 +231,29 @@ def from_parquet(path: str | Path, mentions: MentionSet, args: AngelConfig, roun
     Raises:
         ValueError: if the file holds the pairs of another run: another round, other mentions or another order.
     """
-    table = Dataset.from_parquet(str(path), keep_in_memory=True).with_format("numpy")[:]
+    table = pq.read_table(path)
     rows = round_rows(len(mentions), args.round_size(len(mentions)), round, args.seed)
-    place = {int(row): i for i, row in enumerate(rows)}
-    ids = [mentions.ids[row] if row < len(mentions) else None for row in table["mention_row"]]
-    if any(r != round for r in table["round"]) or list(table["mention_id"]) != ids or not set(
-        table["mention_row"].tolist()
-    ) <= set(place):
+    ours = set(PAIR_FEATURES) <= set(table.column_names)
+    if ours:
+        column = {name: table[name].to_numpy() for name in PAIR_FEATURES if not name.endswith("_ids")}
+        place, row = column["mention_place"], column["mention_row"]
+        ours = bool(
+            (column["round"] == round).all()
+            and (place < len(rows)).all()
+            and (rows[place] == row).all()
+            and [mentions.ids[r] for r in row] == column["mention_id"].tolist()
+        )
+    if not ours:
         raise ValueError(
             f"{path} does not hold the pairs of round {round} of this run (other data or settings?). "
             "Start afresh in another output_dir, or resume with the settings it was begun with."
         )
-    chosen, rejected, chosen_rank, rejected_rank, chosen_log_prob, rejected_log_prob = (
-        np.asarray(table[column]) for column in _COLUMNS
+    fields = (column[name] for name in ("chosen_name", "rejected_name", "chosen_rank", "rejected_rank"))
+    return RoundPairs(
+        round,
+        rows,
+        Pairs(place, *fields),
+        column["chosen_log_prob"],
+        column["rejected_log_prob"],
+        {"pairs": float(len(place))},
     )
-    mention = np.array([place[int(row)] for row in table["mention_row"]], dtype=np.int32)
-    pairs = Pairs(mention, chosen, rejected, chosen_rank, rejected_rank)
-    return RoundPairs(round, rows, pairs, chosen_log_prob, rejected_log_prob, {"pairs": float(len(pairs))})

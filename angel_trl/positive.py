@@ -9,8 +9,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
-from transformers.trainer_callback import EarlyStoppingCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainerControl,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from angel_trl.collator import PositiveCollator, PositiveExample
@@ -67,6 +73,7 @@ class PositiveTrainer(Seq2SeqTrainer):
 
     # Loss is a mean over the tokens of a batch; the trainer divides by the accumulation steps.
     loss_is_scaled_for_ga = False
+    control: TrainerControl
 
     def __init__(
         self,
@@ -99,7 +106,9 @@ class PositiveTrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> LengthGroupedSampler:
         # Batches of similar length waste little on padding.
         lengths = [len(example.mention.source) for example in self.train_dataset.examples]
-        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
+        return LengthGroupedSampler(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths
+        )
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

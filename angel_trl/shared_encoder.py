@@ -88,7 +88,9 @@ def _shared_attention(
         packed, key, value, attn_mask=shared_rows.mask, dropout_p=dropout, scale=scaling
     )
     output = output.view(mentions, heads, slots, time, width).permute(0, 2, 3, 1, 4)
-    output = output.reshape(rows, time, heads, width) if shared_rows.full else output[shared_rows.mention, shared_rows.slot]
+    output = (
+        output.reshape(rows, time, heads, width) if shared_rows.full else output[shared_rows.mention, shared_rows.slot]
+    )
     return output, None
 
 

@@ -35,8 +35,8 @@ class TargetNames:
 
     Attributes:
         sequences: token sequence (end token included) of each name of `kb.names`.
-        unreachable: indices of names that hold the tokenizer's unknown token; they are left out of the trie, since a
-            model could neither read nor write them.
+        unreachable: indices of names that hold the tokenizer's unknown token or are longer than what the prefix
+            leaves of the model's window; they are left out of the trie, since a model could not write them.
 
     Raises:
         ValueError: if no name can be written with the tokenizer, or `trie` belongs to other names.
@@ -47,14 +47,10 @@ class TargetNames:
         self.formatter = formatter
         self.sequences = formatter.names(kb.names)
         self.fingerprint = formatter.fingerprint(kb.fingerprint)
-        self.unreachable = formatter.unknown_names(self.sequences)
-        if self.unreachable:
-            shown = ", ".join(repr(kb.names[i]) for i in self.unreachable[:5])
-            logger.warning(
-                "%d of %d names hold characters unknown to the tokenizer and cannot be predicted: %s%s. "
-                "Use a byte-level tokenizer, or train one on the names.",
-                *(len(self.unreachable), kb.num_names, shown, "..." if len(self.unreachable) > 5 else ""),
-            )
+        unknown, too_long = formatter.unknown_names(self.sequences), formatter.long_names(self.sequences)
+        self._warn(unknown, "hold characters unknown to the tokenizer", "Use a byte-level tokenizer.")
+        self._warn(too_long, "are longer than half the model's window", "Use a tokenizer that knows the names' words.")
+        self.unreachable = sorted({*unknown, *too_long})
         if trie is None:
             left_out = set(self.unreachable)
             reachable = [i for i in range(kb.num_names) if i not in left_out]
@@ -69,6 +65,12 @@ class TargetNames:
                 f"(expected {self.fingerprint[:12]}). Leave it out to have it built again."
             )
         self.trie = trie
+
+    def _warn(self, names: Sequence[int], reason: str, remedy: str) -> None:
+        if names:
+            shown = ", ".join(repr(self.kb.names[i][:80]) for i in names[:5]) + ("..." if len(names) > 5 else "")
+            count = f"{len(names)} of {self.kb.num_names}"
+            logger.warning("%s names %s and cannot be predicted: %s. %s", count, reason, shown, remedy)
 
     def ranked_ids(self, candidates: Candidates) -> list[list[list[str]]]:
         """Concept ids of each candidate of each mention, best first: the form in which the metrics take predictions."""
@@ -104,7 +106,7 @@ class MentionSet:
         """The mentions at `rows`, in that order, with the report of the whole."""
         rows = list(rows)
         fields = ("ids", "documents", "mentions", "encoded", "references", "gold")
-        return MentionSet(*([getattr(self, field)[row] for row in rows] for field in fields), report=self.report)
+        return dataclasses.replace(self, **{f: [getattr(self, f)[row] for row in rows] for f in fields})
 
     def is_gold(self, names: NDArray[np.int64], kb: KnowledgeBase) -> NDArray[np.bool_]:
         """Whether each name shares a concept with the gold of its mention.
@@ -156,10 +158,7 @@ def prepare_mentions(
         resolved = [[kb.resolve(concept_id) for concept_id in part] for part in row["concept_ids"]]
         gold.append(tuple(sorted({c for part in resolved for found in part for c in found})))
         references.append(
-            [
-                [i for given, known in zip(part, found, strict=True) for i in ([kb.concepts[c].id for c in known] or [given])]
-                for part, found in zip(row["concept_ids"], resolved, strict=True)
-            ]
+            [[i for concept_id in part for i in _primary_ids(kb, concept_id)] for part in row["concept_ids"]]
         )
         problem = (
             "no concept"
@@ -192,28 +191,39 @@ def prepare_mentions(
     return whole.subset(keep)
 
 
+def _primary_ids(kb: KnowledgeBase, concept_id: str) -> list[str]:
+    """The primary ids an id stands for; the id itself if it is unknown."""
+    return [kb.concepts[c].id for c in kb.resolve(concept_id)] or [concept_id]
+
+
 class NearestNames:
-    """The names of a concept that are spelled most like a mention: cosine of character n-gram TF-IDF (paper, section 3.2).
+    """The names of a concept spelled most like a mention: cosine of character n-gram TF-IDF (paper, section 3.2).
 
     Args:
         kb: the knowledge base.
         ngrams: shortest and longest character n-gram.
+        exclude: indices of names never to return: those a model cannot write (`TargetNames.unreachable`).
     """
 
-    def __init__(self, kb: KnowledgeBase, ngrams: tuple[int, int] = (1, 3)) -> None:
+    def __init__(self, kb: KnowledgeBase, ngrams: tuple[int, int] = (1, 3), exclude: Iterable[int] = ()) -> None:
         # scikit-learn takes a second to import and is needed for training only.
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self._kb = kb
+        self._exclude = frozenset(exclude)
         self._vectorizer = TfidfVectorizer(analyzer="char", ngram_range=ngrams, dtype=np.float32)
         self._names = self._vectorizer.fit_transform(kb.names)
 
     def nearest(self, mentions: Sequence[str], gold: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-        """For each mention, up to `count` name indices of its gold concepts, nearest first (ties: dictionary order)."""
+        """For each mention, up to `count` name indices of its gold concepts, nearest first.
+
+        Names equally near keep the order of the dictionary.
+        """
         queries = self._vectorizer.transform(mentions)
         result = []
         for row, concepts in enumerate(gold):
             names = list(dict.fromkeys(int(n) for concept in concepts for n in self._kb.names_of_concept(concept)))
+            names = [name for name in names if name not in self._exclude]
             if len(names) > 1:
                 similarity = (self._names[names] @ queries[row].T).toarray()[:, 0]
                 names = [names[i] for i in np.argsort(-similarity, kind="stable")[:count]]

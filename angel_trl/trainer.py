@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
+    TrainerControl,
 )
 from trl import DPOTrainer
 
@@ -66,6 +67,7 @@ class AngelTrainer(DPOTrainer):
     _name = "ANGEL"
     # `compute_loss` divides by the pairs of the whole accumulated batch.
     loss_is_scaled_for_ga = True
+    control: TrainerControl
 
     def __init__(
         self,
@@ -93,9 +95,10 @@ class AngelTrainer(DPOTrainer):
         self.targets = TargetNames(kb, MentionFormatter(processing_class, model.config, mention_format))
         self.mentions: MentionSet = prepare_mentions(train_dataset, self.targets, for_training=True)
         self.eval_mentions: MentionSet = prepare_mentions(eval_dataset, self.targets)
-        self.nearest_gold = first_or_none(
-            NearestNames(kb).nearest(self.mentions.mentions, self.mentions.gold, 1)
-        )
+        # Names the tokenizer cannot write are no targets, so one more is asked for each of them.
+        unreachable = set(self.targets.unreachable)
+        nearest = NearestNames(kb).nearest(self.mentions.mentions, self.mentions.gold, 1 + len(unreachable))
+        self.nearest_gold = first_or_none([[name for name in names if name not in unreachable] for names in nearest])
         super().__init__(
             model=model,
             args=args,
@@ -167,6 +170,8 @@ class AngelTrainer(DPOTrainer):
             batch_size=self.args.mining_batch_size,
         )
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in result.metrics.items()}
+        # TRL tells by the model's mode whose metrics these are; in training mode it would add those of training.
+        self.model.eval()
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -176,5 +181,6 @@ class AngelTrainer(DPOTrainer):
         metrics = self.evaluate()
         self._determine_best_metric(metrics, trial=None)
         if self.args.load_best_model_at_end:
-            self._save_checkpoint(self.model, trial=None)
+            # transformers takes a best step of 0 for none. Set first, lest old checkpoints there displace this one.
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / "checkpoint-0")
+            self._save_checkpoint(self.model, trial=None)

@@ -68,9 +68,10 @@ class NameTrie:
         """
         if not len(sequences):
             raise ValueError("A trie needs at least one name, got none. Is the knowledge base empty?")
+        index = np.arange(len(sequences)) if names is None else np.asarray(names)
         lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
         if not lengths.all():
-            raise ValueError(f"Name {int(lengths.argmin())} has no tokens. Drop names that normalise to nothing.")
+            raise ValueError(f"Name {index[lengths.argmin()]} has no tokens. Drop names that normalise to nothing.")
         flat = np.concatenate([np.asarray(sequence, dtype=np.int32) for sequence in sequences])
         padded = np.full((len(sequences), int(lengths.max()) + 1), -1, dtype=np.int32)
         padded[np.arange(padded.shape[1])[None, :] < lengths[:, None]] = flat
@@ -78,7 +79,7 @@ class NameTrie:
         padded, lengths = padded[order], lengths[order]
         same = np.flatnonzero((padded[1:] == padded[:-1]).all(axis=1))
         if len(same):
-            first, second = sorted((int(order[same[0]]), int(order[same[0] + 1])))
+            first, second = sorted(index[order[same[0] : same[0] + 2]].tolist())
             raise ValueError(
                 f"Names {first} and {second} have the same tokens, so no model could tell them apart. "
                 "Merge them in the knowledge base, or use a tokenizer that keeps them apart."
@@ -110,11 +111,9 @@ class NameTrie:
         inner = all_ends[:, all_counts[all_ends[0]] > 0]
         if inner.size:
             raise ValueError(
-                f"Name {int(inner[1, 0])} is a prefix of another: every sequence must end in the end token."
+                f"Name {index[inner[1, 0]]} is a prefix of another: every sequence must end in the end token."
             )
-        leaf_name = all_ends[1, np.argsort(all_ends[0])]
-        if names is not None:
-            leaf_name = np.asarray(names)[leaf_name]
+        leaf_name = index[all_ends[1, np.argsort(all_ends[0])]]
         all_tokens = np.concatenate(tokens)
         narrow = all_tokens.max() < 2**16
         return cls(
@@ -204,8 +203,9 @@ class NameTrie:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a readable trie file ({error}). Build it again.") from error
-        if header.get("format") != _FORMAT or set(tensors) != {"tokens", "first_child", "leaf_name"}:
-            raise ValueError(f"{path} is not a trie of this version ({_FORMAT}), but {header.get('format')!r}.")
+        found = header.get("format") if isinstance(header, dict) else None
+        if found != _FORMAT or set(tensors) != {"tokens", "first_child", "leaf_name"}:
+            raise ValueError(f"{path} is not a trie of this version ({_FORMAT}), but {found!r}. Build it again.")
         if header["digest"] != _digest(tensors):
             raise ValueError(f"{path} was altered after it was written: its checksum does not match. Build it again.")
         if fingerprint is not None and header["fingerprint"] != fingerprint:

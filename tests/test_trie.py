@@ -138,7 +138,7 @@ def test_a_node_takes_at_most_six_and_a_half_bytes():
     assert trie.nbytes / trie.num_nodes <= 6.5
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -183,23 +183,11 @@ def test_any_altered_byte_is_refused(saved):
             NameTrie.load(saved)
 
 
-@pytest.mark.parametrize("field", ["fingerprint", "digest"])
-def test_an_altered_header_is_refused(saved, field):
+def test_an_altered_header_is_refused(saved):
     header = {"format": "angel_trl.trie/1", "fingerprint": "abc", "digest": "0" * 64}
-    trie = NameTrie.build(FOUR, fingerprint="abc")
-    trie.save(saved)
-    saved_header = json.loads(json.loads(_raw_header(saved))["__metadata__"]["angel_trl"])
-    assert set(saved_header) == set(header)
-    altered = {**saved_header, field: "f" * len(saved_header[field])}
-    save_file(load_file(saved), saved, metadata={"angel_trl": json.dumps(altered)})
+    save_file(load_file(saved), saved, metadata={"angel_trl": json.dumps(header)})
     with pytest.raises(ValueError, match="was altered"):
         NameTrie.load(saved)
-
-
-def _raw_header(path):
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    return content[8 : 8 + length]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +208,7 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path):
         NameTrie.load(path)
 
 
-# --- a real dictionary ------------------------------------------------------------------------------------------------
+# --- a real dictionary -----------------------------------------------------------------------------------------------
 
 
 def test_medic_with_the_tokenizer_of_bart(shared):
@@ -231,5 +219,5 @@ def test_medic_with_the_tokenizer_of_bart(shared):
     kb = read_knowledge_base(shared / "data/medic/medic_06Jul2012.txt", "genbioel")
     trie = TargetNames(kb, MentionFormatter(bart, BartConfig(decoder_start_token_id=2))).trie
     assert trie.num_names == 71_930
-    assert trie.num_nodes == 302_041
+    assert trie.num_nodes == 302_041 + 1  # the root
     assert trie.nbytes / trie.num_nodes <= 6.5

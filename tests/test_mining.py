@@ -1,0 +1,198 @@
+"""Rounds: which mentions they draw, what is mined, and the file that keeps it."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+
+from angel_trl.decoding import score_names, search
+from angel_trl.mining import RoundPairs, from_parquet, mine, round_rows, to_dataset
+from angel_trl.pairs import Pairs
+
+
+def mine_round(trainer, round=0, **options):
+    return mine(
+        trainer.model, trainer.targets, trainer.mentions, trainer.nearest_gold, trainer.args, round=round, **options
+    )
+
+
+def assert_same(one, other):
+    """All but the metrics, which hold times."""
+    assert one.round == other.round
+    np.testing.assert_array_equal(one.rows, other.rows)
+    for field in dataclasses.fields(Pairs):
+        np.testing.assert_array_equal(getattr(one.pairs, field.name), getattr(other.pairs, field.name))
+    np.testing.assert_array_equal(one.chosen_log_probs, other.chosen_log_probs)
+    np.testing.assert_array_equal(one.rejected_log_probs, other.rejected_log_probs)
+
+
+@pytest.mark.parametrize(("mentions", "size"), [(10, 5), (10, 3), (7, 7), (5, 1), (9, 4)])
+def test_every_mention_comes_once_a_pass(mentions, size):
+    drawn = np.concatenate([round_rows(mentions, size, round, seed=3) for round in range(3 * mentions)])
+    assert len(drawn) == 3 * mentions * size
+    for begin in range(0, len(drawn), mentions):
+        assert sorted(drawn[begin : begin + mentions]) == list(range(mentions))
+
+
+def test_rounds_depend_on_their_arguments_alone():
+    again = [round_rows(100, 30, 5, seed=1).tolist() for _ in range(2)]
+    assert again[0] == again[1]
+    np.random.seed(5)  # noqa: NPY002
+    assert round_rows(100, 30, 5, seed=1).tolist() == again[0]
+    assert round_rows(100, 30, 5, seed=2).tolist() != again[0]
+    assert round_rows(100, 30, 6, seed=1).tolist() != again[0]
+    assert round_rows(8, 8, 0, seed=0).tolist() == [2, 4, 3, 6, 5, 0, 1, 7]
+
+
+def test_passes_are_shuffled_anew():
+    assert round_rows(50, 50, 0, seed=0).tolist() != round_rows(50, 50, 1, seed=0).tolist()
+
+
+def test_pairs_say_what_the_search_says(make_trainer, small_kb):
+    trainer = make_trainer(mentions_per_round=1.0, max_pairs_per_mention=9)
+    mined = mine_round(trainer)
+    encoded = [trainer.mentions.encoded[row] for row in mined.rows]
+    found = search(trainer.model, trainer.targets.trie, encoded, num_beams=5, top_k=5)
+    assert len(mined.pairs) > 16
+    kinds = set()
+    for i, place in enumerate(mined.pairs.mention):
+        gold = set(trainer.mentions.gold[mined.rows[place]])
+        chosen, rejected = int(mined.pairs.chosen[i]), int(mined.pairs.rejected[i])
+        assert gold & set(small_kb.concepts_of_name(chosen))
+        assert not gold & set(small_kb.concepts_of_name(rejected))
+        rank = mined.pairs.rejected_rank[i]
+        assert found.names[place, rank] == rejected
+        assert mined.rejected_log_probs[i] == pytest.approx(found.log_probs[place, rank], abs=1e-5)
+        if mined.pairs.chosen_rank[i] < 0:
+            assert chosen == trainer.nearest_gold[mined.rows[place]]
+            assert chosen not in found.names[place]
+            (score,) = score_names(trainer.model, [encoded[place]], [[trainer.targets.sequences[chosen]]])
+            assert mined.chosen_log_probs[i] == pytest.approx(score[0], abs=1e-5)
+        else:
+            assert found.names[place, mined.pairs.chosen_rank[i]] == chosen
+        kinds.add(mined.pairs.chosen_rank[i] < 0)
+    assert kinds == {True, False}
+
+
+def test_metrics_count_where_gold_was(make_trainer):
+    trainer = make_trainer(mentions_per_round=1.0)
+    metrics = mine_round(trainer).metrics
+    encoded = trainer.mentions.encoded
+    is_gold = trainer.mentions.is_gold(
+        search(trainer.model, trainer.targets.trie, encoded, num_beams=5).names, trainer.targets.kb
+    )
+    assert metrics["mentions"] == 16
+    assert metrics["gold_first"] == 100 * is_gold[:, 0].mean()
+    assert metrics["gold_absent"] == 100 * (~is_gold.any(axis=1)).mean()
+    assert metrics["gold_in_top_k"] == 100 - metrics["gold_first"] - metrics["gold_absent"]
+
+
+def test_what_is_mined_does_not_depend_on_the_batch_size(make_trainer):
+    one, all_at_once = (mine_round(make_trainer(mining_batch_size=size)) for size in (1, 64))
+    np.testing.assert_array_equal(one.pairs.chosen, all_at_once.pairs.chosen)
+    np.testing.assert_array_equal(one.pairs.rejected, all_at_once.pairs.rejected)
+    np.testing.assert_allclose(one.chosen_log_probs, all_at_once.chosen_log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 20])
+def test_shares_of_processes_merge_to_what_one_process_mines(make_trainer, monkeypatch, processes):
+    """Each share is mined in turn and handed over as gathering would; of 20 processes some have no mention."""
+    trainer = make_trainer()
+    alone = mine_round(trainer)
+    shares = []
+    monkeypatch.setattr("angel_trl.mining.gather_object", lambda share: shares.extend(share) or shares)
+    for process in range(processes):
+        merged = mine_round(trainer, process=process, processes=processes)
+    np.testing.assert_array_equal(merged.pairs.mention, alone.pairs.mention)
+    np.testing.assert_array_equal(merged.pairs.chosen, alone.pairs.chosen)
+    np.testing.assert_array_equal(merged.pairs.rejected, alone.pairs.rejected)
+    np.testing.assert_allclose(merged.chosen_log_probs, alone.chosen_log_probs, atol=1e-5)
+    np.testing.assert_allclose(merged.rejected_log_probs, alone.rejected_log_probs, atol=1e-5)
+    counts = ("mentions", "gold_first", "gold_in_top_k", "gold_absent", "exact", "pairs")
+    assert {key: merged.metrics[key] for key in counts} == {key: alone.metrics[key] for key in counts}
+
+
+def test_mining_leaves_the_model_as_it_was(make_trainer):
+    trainer = make_trainer()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.model.train()
+    mine_round(trainer)
+    assert trainer.model.training
+    assert all((before[name] == value).all() for name, value in trainer.model.state_dict().items())
+
+
+def test_a_round_is_written_in_trls_preference_columns(make_trainer, tmp_path, small_kb):
+    trainer = make_trainer()
+    trainer.train()
+    files = sorted((tmp_path / "pairs").iterdir())
+    assert [file.name for file in files] == ["round-000.parquet", "round-001.parquet"]
+    rows = load_dataset(
+        "parquet", data_files=[str(f) for f in files], split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert {"prompt", "chosen", "rejected"} <= set(rows.column_names)
+    mined = mine_round(make_trainer(output_dir=tmp_path / "other"))
+    first = rows.filter(lambda row: row["round"] == 0)
+    assert len(first) == len(mined.pairs)
+    for i, row in enumerate(first):
+        mention = mined.rows[mined.pairs.mention[i]]
+        assert row["mention_id"] == trainer.mentions.ids[mention]
+        assert row["mention_row"] == mention
+        assert row["prompt"].endswith(f" {trainer.mentions.mentions[mention]} is")
+        assert " START " in row["prompt"]
+        for side in ("chosen", "rejected"):
+            name = int(getattr(mined.pairs, side)[i])
+            assert row[side] == f" {small_kb.names[name]}"
+            assert row[f"{side}_name"] == name
+            assert row[f"{side}_ids"] == list(small_kb.ids_of_name(name))
+            assert row[f"{side}_rank"] == getattr(mined.pairs, f"{side}_rank")[i]
+            assert row[f"{side}_log_prob"] == getattr(mined, f"{side}_log_probs")[i]
+
+
+def keep(trainer, mined, path):
+    to_dataset(mined, trainer.targets, trainer.mentions).to_parquet(str(path))
+    return path
+
+
+# 12 of 16 mentions a round: round 1 takes the last 4 of one shuffle and 8 of the next, so that some come twice.
+@pytest.mark.parametrize("round", [0, 1])
+def test_the_file_of_a_round_reads_back_as_it_was(make_trainer, tmp_path, round):
+    trainer = make_trainer(seed=1)
+    mined = mine_round(trainer, round)
+    assert (len(set(mined.rows.tolist())) < 12) == (round == 1)
+    read = from_parquet(keep(trainer, mined, tmp_path / "pairs.parquet"), trainer.mentions, trainer.args, round)
+    assert_same(read, mined)
+    assert read.metrics == {"pairs": len(mined.pairs)}
+
+
+def test_a_round_without_pairs_reads_back_and_has_the_same_columns(make_trainer, tmp_path):
+    trainer = make_trainer()
+    full = mine_round(trainer)
+    nothing = np.zeros(0, dtype=np.int32)
+    none = np.zeros(0, dtype=np.float32)
+    empty = RoundPairs(0, full.rows, Pairs(*[nothing] * 5), none, none, {"pairs": 0.0})
+    path = keep(trainer, empty, tmp_path / "empty.parquet")
+    assert_same(from_parquet(path, trainer.mentions, trainer.args, 0), empty)
+    assert pq.read_schema(path).equals(pq.read_schema(keep(trainer, full, tmp_path / "full.parquet")))
+
+
+def test_the_file_of_another_round_or_run_is_refused(make_trainer, tmp_path, small_mentions):
+    trainer = make_trainer()
+    path = keep(trainer, mine_round(trainer), tmp_path / "pairs.parquet")
+    others = {
+        "another round": (trainer, 1),
+        "another seed": (make_trainer(seed=9), 0),
+        "another size of round": (make_trainer(mentions_per_round=3), 0),
+        "other mentions": (make_trainer(train=small_mentions.select(range(8, 24))), 0),
+    }
+    for other, round in others.values():
+        with pytest.raises(ValueError, match=rf"pairs\.parquet does not hold the pairs of round {round} of this run"):
+            from_parquet(path, other.mentions, other.args, round)
+
+
+def test_a_parquet_file_of_something_else_is_refused(make_trainer, tmp_path, small_mentions):
+    trainer = make_trainer()
+    small_mentions.to_parquet(str(tmp_path / "mentions.parquet"))
+    with pytest.raises(ValueError, match="does not hold the pairs of round 0"):
+        from_parquet(tmp_path / "mentions.parquet", trainer.mentions, trainer.args, 0)

@@ -1,0 +1,149 @@
+"""The positive-only stage: its loss against plain forwards, its evaluation, and that it fits."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import TrainerCallback
+
+from angel_trl.collator import PositiveExample, positive_examples
+from angel_trl.evaluation import evaluate_linking
+from angel_trl.formatting import MentionFormatter
+from angel_trl.positive import PositiveConfig, PositiveTrainer
+from angel_trl.targets import NearestNames, TargetNames, prepare_mentions
+
+
+@pytest.fixture
+def make_positive(tmp_path, make_model, tokenizer, small_kb, small_mentions):
+    """`make_positive(names=1, with_eval=True, callbacks=None, **settings)`: a trainer on the training mentions."""
+
+    def make(model=None, names=1, with_eval=True, callbacks=None, **settings):
+        defaults = {
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+        }
+        model = model or make_model()
+        targets = TargetNames(small_kb, MentionFormatter(tokenizer, model.config))
+        train, dev = (small_mentions.filter(lambda row, s=s: row["split"] == s) for s in ("train", "dev"))
+        train = prepare_mentions(train, targets, for_training=True)
+        examples = positive_examples(train, NearestNames(small_kb).nearest(train.mentions, train.gold, names))
+        return PositiveTrainer(
+            model,
+            PositiveConfig(str(tmp_path), **{**defaults, **settings}),
+            examples,
+            targets,
+            prepare_mentions(dev, targets) if with_eval else None,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+def stock_loss(model, examples, sequences, smoothing):
+    """Label-smoothed cross-entropy over all tokens of all names, by the model's own forward, one row at a time."""
+    logits, labels = [], []
+    for example in examples:
+        for name in (sequences[index] for index in example.names):
+            decoder = torch.tensor([[*example.mention.prefix, *name]])
+            out = model(input_ids=torch.tensor([example.mention.source]), decoder_input_ids=decoder[:, :-1]).logits[0]
+            logits.append(out[len(example.mention.prefix) - 1 :])
+            labels += name
+    return F.cross_entropy(torch.cat(logits), torch.tensor(labels), label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_gradients_are_those_of_plain_forwards(make_positive, make_model, smoothing):
+    untouched = make_model(dropout=0.0)
+    trainer = make_positive(make_model(dropout=0.0), names=3, label_smoothing_factor=smoothing)
+    examples = trainer.train_dataset.examples[:6]
+    assert {len(example.names) for example in examples} >= {2, 3}
+    expected = stock_loss(untouched, examples, trainer.targets.sequences, smoothing)
+    expected.backward()
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(examples))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), untouched.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_dropout_is_on_in_this_stage(make_positive, make_model):
+    trainer = make_positive(make_model(dropout=0.5))
+    batch = trainer.data_collator(trainer.train_dataset.examples[:4])
+    trainer.model.train()
+    losses = {trainer.compute_loss(trainer.model, batch).item() for _ in range(2)}
+    assert len(losses) == 2
+
+
+def test_training_fits_its_mentions_and_the_loss_falls(make_positive):
+    trainer = make_positive(with_eval=False, num_train_epochs=40, logging_steps=20, learning_rate=3e-3)
+    examples = trainer.train_dataset.examples
+    trainer.train()
+    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
+    assert losses[-1] < losses[0] / 2
+    mentions = prepare_mentions_of(trainer)
+    assert evaluate_linking(trainer.model, trainer.targets, mentions).metrics["acc@1"] > 90
+    assert len(examples) == 16
+
+
+def prepare_mentions_of(trainer):
+    """The training mentions as a set to evaluate, each with the name it was taught as gold."""
+    from angel_trl.targets import MentionSet
+
+    kb = trainer.targets.kb
+    examples = trainer.train_dataset.examples
+    ids = [list(kb.ids_of_name(example.names[0])) for example in examples]
+    return MentionSet(
+        ids=[str(i) for i in range(len(examples))],
+        documents=[str(i) for i in range(len(examples))],
+        mentions=[""] * len(examples),
+        encoded=[example.mention for example in examples],
+        references=[[part] for part in ids],
+        gold=[()] * len(examples),
+        report={},
+    )
+
+
+def test_dev_is_scored_by_search(make_positive):
+    trainer = make_positive(num_train_epochs=2, eval_strategy="epoch", num_beams=3)
+    trainer.train()
+    evaluations = [record for record in trainer.state.log_history if "eval_acc@1" in record]
+    assert [record["step"] for record in evaluations] == [2, 4]
+    expected = evaluate_linking(trainer.model, trainer.targets, trainer.eval_mentions, num_beams=3).metrics
+    assert evaluations[-1]["eval_mrr"] == expected["mrr"]
+    assert evaluations[-1]["eval_mentions"] == 8
+
+
+def test_training_stops_when_dev_no_longer_gains_and_ends_with_the_best(make_positive):
+    class Scores(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            metrics["eval_acc@1"] = {2: 10.0, 4: 30.0}.get(state.global_step, 20.0)
+
+    trainer = make_positive(
+        callbacks=[Scores()],
+        num_train_epochs=9,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        early_stopping_patience=2,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 8
+    assert trainer.state.best_metric == 30.0
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+
+
+def test_evaluating_without_dev_mentions_is_refused(make_positive):
+    with pytest.raises(ValueError, match="given no eval_mentions"):
+        make_positive(with_eval=False).evaluate()
+
+
+def test_mentions_that_cannot_teach_are_left_out(make_positive):
+    trainer = make_positive()
+    mentions = trainer.eval_mentions
+    mentions.encoded[1] = None
+    examples = positive_examples(mentions, [[3, 4], [5], [], *[[6]] * 5])
+    assert examples[0] == PositiveExample(mentions.encoded[0], (3, 4))
+    assert [example.names for example in examples] == [(3, 4), *[(6,)] * 5]
