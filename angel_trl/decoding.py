@@ -151,7 +151,7 @@ class _Decoder:
         return self._forward(self.prefix, self.place)
 
     def step(self, parent: torch.Tensor, mention: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        """Extend row `parent` by `token` for each new row, of `mention` (ascending), and return the logits after it."""
+        """Extend row `parent` by `token` for each new row, of `mention` (ascending); return the logits after it."""
         self.cache.self_attention_cache.batch_select_indices(parent)
         alive = torch.unique_consecutive(mention)
         if 2 * len(alive) <= len(self.encoded):
@@ -182,7 +182,7 @@ def _search_batch(
     node = torch.zeros(count, dtype=torch.int64, device=device)
     score = torch.zeros(count, device=device)
     # Names found, at most `top_k` a mention, likewise.
-    done = (mention[:0], score[:0], node[:0])
+    done = [mention[:0], score[:0], node[:0]]
     kth = torch.full((count,), -torch.inf, device=device)
     pruned = torch.full((count,), -torch.inf, device=device)
     logits = decoder.start()
@@ -191,10 +191,10 @@ def _search_batch(
         token = trie.token(child)
         extended = score[row] + logits[row, token] - logits.logsumexp(-1)[row]
         owner, leaf = mention[row], trie.is_leaf(child)
-        done = tuple(torch.cat(both) for both in zip(done, (owner[leaf], extended[leaf], child[leaf]), strict=True))
+        done = [torch.cat(both) for both in zip(done, (owner[leaf], extended[leaf], child[leaf]), strict=True)]
         order, rank = _segment_rank(done[0], done[1])
         order, rank = order[rank < top_k], rank[rank < top_k]
-        done = tuple(part[order] for part in done)
+        done = [part[order] for part in done]
         last = rank == top_k - 1
         kth[done[0][last]] = done[1][last]
         live = ~leaf & (extended > kth[owner])
@@ -226,7 +226,7 @@ def score_names(
     *,
     batch_size: int = 32,
 ) -> list[NDArray[np.float32]]:
-    """Log-probabilities of given names by teacher forcing, one forward a batch: the search's own scores, without search.
+    """Log-probabilities of given names by teacher forcing, one forward a batch: what the search gives them.
 
     Args:
         model: an encoder-decoder model; scored in evaluation mode.

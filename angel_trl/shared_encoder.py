@@ -71,7 +71,7 @@ def _shared_attention(
     shared_rows: SharedRows | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention of transformers' interface: rows `[rows, heads, time, d]` against keys `[mentions, heads, source, d]`."""
+    """Attention of transformers' interface: `[rows, heads, time, d]` against keys `[mentions, heads, source, d]`."""
     # Decoder self-attention also receives `shared_rows`; it is the causal one.
     if shared_rows is None or getattr(module, "is_causal", False):
         function = AttentionInterface()[base]

@@ -73,7 +73,7 @@ class TargetNames:
             logger.warning("%s names %s and cannot be predicted: %s. %s", count, reason, shown, remedy)
 
     def ranked_ids(self, candidates: Candidates) -> list[list[list[str]]]:
-        """Concept ids of each candidate of each mention, best first: the form in which the metrics take predictions."""
+        """Concept ids of each candidate of each mention, best first: the form in which metrics take predictions."""
         return [[list(self.kb.ids_of_name(name)) for name in row[row >= 0]] for row in candidates.names]
 
 
@@ -105,8 +105,15 @@ class MentionSet:
     def subset(self, rows: Iterable[int]) -> MentionSet:
         """The mentions at `rows`, in that order, with the report of the whole."""
         rows = list(rows)
-        fields = ("ids", "documents", "mentions", "encoded", "references", "gold")
-        return dataclasses.replace(self, **{f: [getattr(self, f)[row] for row in rows] for f in fields})
+        return MentionSet(
+            ids=[self.ids[row] for row in rows],
+            documents=[self.documents[row] for row in rows],
+            mentions=[self.mentions[row] for row in rows],
+            encoded=[self.encoded[row] for row in rows],
+            references=[self.references[row] for row in rows],
+            gold=[self.gold[row] for row in rows],
+            report=self.report,
+        )
 
     def is_gold(self, names: NDArray[np.int64], kb: KnowledgeBase) -> NDArray[np.bool_]:
         """Whether each name shares a concept with the gold of its mention.

@@ -120,6 +120,20 @@ def test_a_bias_on_the_logits_counts(make_model, world):
     assert_top(found, brute_force(plain, mentions[:4], names[:60]), 5)
 
 
+@pytest.mark.parametrize(("num_beams", "exact"), [(1, False), (2, True)])
+def test_probabilities_worked_out_by_hand(make_model, num_beams, exact):
+    model = make_model(vocab_size=8)
+    # Whatever went before: P(end) = 0.6, P(4) = 0.025, P(5) = 0.2, P(6) = 0.15.
+    model.model.shared.weight.data.zero_()
+    model.final_logits_bias[0] = torch.tensor([0.01, 0.005, 0.6, 0.005, 0.025, 0.2, 0.15, 0.005]).log()
+    mention = EncodedMention((0, 7, END), (END, 7))
+    found = search(model, NameTrie.build([[4, END], [5, 6, END]]), [mention], num_beams=num_beams, top_k=1)
+    assert found.names.tolist() == [[1]]
+    assert found.log_probs[0, 0] == pytest.approx(np.log(0.2 * 0.15 * 0.6), abs=1e-5)
+    # One beam drops the prefix [4] at 0.025, which might have led to more than the 0.018 found.
+    assert found.exact.tolist() == [exact]
+
+
 _token = st.integers(4, 9)
 _names = st.lists(st.lists(_token, max_size=4), min_size=1, max_size=14, unique_by=tuple)
 _mention = st.builds(
@@ -131,8 +145,14 @@ _mention = st.builds(
 
 @pytest.fixture(scope="module")
 def twins(make_model):
-    """Pairs of equal models, the first of each to be searched; 12 entries of vocabulary."""
-    return [(make_model(seed, vocab_size=12), make_model(seed, vocab_size=12)) for seed in range(3)]
+    """Pairs of equal models, the first of each to be searched; 12 entries of vocabulary, and names that lie close.
+
+    They like to end a name, so that what is pruned and what is found are often near to each other.
+    """
+    pairs = [[make_model(vocab_size=12, init_std=std) for _ in range(2)] for std in (0.05, 0.2, 0.3)]
+    for model in sum(pairs, []):
+        model.final_logits_bias[0, END] = 4.0
+    return pairs
 
 
 @given(_names, st.lists(_mention, min_size=1, max_size=4), st.integers(0, 2), st.integers(1, 5), st.integers(1, 6))
@@ -154,6 +174,23 @@ def test_exact_never_lies(twins, names, mentions, seed, num_beams, top_k):
     again = search(model, NameTrie.build(sequences), mentions, num_beams=num_beams, top_k=top_k, until_exact=True)
     assert again.exact.all()
     assert_top(again, scores, top_k)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 3, 4, 5])
+def test_exact_never_lies_where_names_crowd(twins, num_beams):
+    rng = random.Random(num_beams)
+    exact, searched, top_k = 0, 0, min(num_beams, 2)
+    for model, plain in twins:
+        for _ in range(4):
+            names = list({tuple(rng.randint(4, 9) for _ in range(rng.randint(1, 4))) for _ in range(25)})
+            sequences = [[*name, END] for name in names]
+            mentions = [EncodedMention((4, 5, rng.randint(4, 11)), (END, rng.randint(4, 11))) for _ in range(4)]
+            found = search(model, NameTrie.build(sequences), mentions, num_beams=num_beams, top_k=top_k)
+            rows = np.flatnonzero(found.exact)
+            exact, searched = exact + len(rows), searched + len(mentions)
+            part = Candidates(found.names[rows], found.log_probs[rows], found.exact[rows])
+            assert_top(part, brute_force(plain, [mentions[row] for row in rows], sequences), top_k)
+    assert 0 < exact < searched
 
 
 def test_exact_is_said_of_some_and_not_of_others(world, scores_300):

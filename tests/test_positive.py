@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from angel_trl.collator import PositiveExample, positive_examples
+from angel_trl.decoding import search
 from angel_trl.evaluation import evaluate_linking
 from angel_trl.formatting import MentionFormatter
 from angel_trl.positive import PositiveConfig, PositiveTrainer
@@ -77,33 +78,23 @@ def test_dropout_is_on_in_this_stage(make_positive, make_model):
     assert len(losses) == 2
 
 
-def test_training_fits_its_mentions_and_the_loss_falls(make_positive):
-    trainer = make_positive(with_eval=False, num_train_epochs=40, logging_steps=20, learning_rate=3e-3)
-    examples = trainer.train_dataset.examples
+def test_training_fits_its_mentions_and_the_loss_falls(make_positive, make_model):
+    trainer = make_positive(
+        make_model(init_std=0.05, dropout=0.0),
+        with_eval=False,
+        num_train_epochs=60,
+        per_device_train_batch_size=16,
+        logging_steps=20,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+    )
     trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    assert losses[-1] < losses[0] / 2
-    mentions = prepare_mentions_of(trainer)
-    assert evaluate_linking(trainer.model, trainer.targets, mentions).metrics["acc@1"] > 90
-    assert len(examples) == 16
-
-
-def prepare_mentions_of(trainer):
-    """The training mentions as a set to evaluate, each with the name it was taught as gold."""
-    from angel_trl.targets import MentionSet
-
-    kb = trainer.targets.kb
+    assert losses[-1] < losses[0] / 3
     examples = trainer.train_dataset.examples
-    ids = [list(kb.ids_of_name(example.names[0])) for example in examples]
-    return MentionSet(
-        ids=[str(i) for i in range(len(examples))],
-        documents=[str(i) for i in range(len(examples))],
-        mentions=[""] * len(examples),
-        encoded=[example.mention for example in examples],
-        references=[[part] for part in ids],
-        gold=[()] * len(examples),
-        report={},
-    )
+    found = search(trainer.model, trainer.targets.trie, [example.mention for example in examples])
+    right = [int(names[0]) in example.names for names, example in zip(found.names, examples, strict=True)]
+    assert sum(right) >= 15
 
 
 def test_dev_is_scored_by_search(make_positive):

@@ -1,0 +1,89 @@
+"""What we override or call inside TRL and transformers is still there: a release that moves it fails here, by name."""
+
+import inspect
+
+import pytest
+import transformers
+import trl
+from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache, Seq2SeqTrainer, Trainer
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.models.bart.modeling_bart import BartAttention, BartDecoderLayer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl import DPOConfig, DPOTrainer
+
+SIGNATURES = [
+    (DPOTrainer, "_prepare_dataset", ["dataset"], "overridden: batches are made of mentions"),
+    (DPOTrainer, "_precompute_ref_logps", ["dataset", "name", "batch_size"], "overridden: reference is mined"),
+    (DPOTrainer, "compute_loss", ["model", "inputs", "return_outputs", "num_items_in_batch"], "overridden and called"),
+    (DPOTrainer, "evaluate", ["eval_dataset", "ignore_keys", "metric_key_prefix"], "overridden: dev is searched"),
+    (DPOTrainer, "__init__", ["model", "args", "data_collator", "train_dataset", "eval_dataset"], "called"),
+    (DPOTrainer, "__init__", ["processing_class", "callbacks", "optimizers", "peft_config"], "called"),
+    (Trainer, "_get_num_items_in_batch", ["batch_samples", "device"], "overridden: counts pairs"),
+    (Trainer, "_determine_best_metric", ["metrics", "trial"], "called to start from the model given"),
+    (Trainer, "_save_checkpoint", ["model", "trial"], "called to keep the model given"),
+    (Trainer, "training_step", ["model", "inputs", "num_items_in_batch"], "hands the pairs counted to compute_loss"),
+    (Trainer, "add_callback", ["callback"], "called"),
+    (Seq2SeqTrainer, "_get_train_sampler", ["train_dataset"], "overridden: batches of similar length"),
+    (Seq2SeqTrainer, "evaluate", ["eval_dataset", "ignore_keys", "metric_key_prefix"], "overridden: dev is searched"),
+    (LengthGroupedSampler, "__init__", ["batch_size", "lengths"], "called"),
+    (AttentionInterface, "register", ["key", "value"], "called to share cross-attention"),
+    (AttentionMaskInterface, "register", ["key", "value"], "called to share cross-attention"),
+    (DynamicCache, "batch_select_indices", ["indices"], "called when beams die and branch"),
+    (BartDecoderLayer, "forward", ["kwargs"], "hands `shared_rows` on to the attention"),
+    (BartAttention, "forward", ["kwargs"], "hands `shared_rows` on to the attention function"),
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters", "why"),
+    SIGNATURES,
+    ids=[f"{owner.__name__}.{name}-{parameters[0]}" for owner, name, parameters, _ in SIGNATURES],
+)
+def test_methods_and_parameters_we_rely_on(owner, name, parameters, why):
+    versions = f"trl {trl.__version__}, transformers {transformers.__version__}"
+    method = getattr(owner, name, None)
+    assert method is not None, f"{owner.__name__}.{name} is gone in {versions} ({why})"
+    missing = set(parameters) - set(inspect.signature(method).parameters)
+    assert not missing, f"{owner.__name__}.{name} no longer takes {missing} in {versions} ({why})"
+
+
+def test_the_loss_still_reads_what_our_batches_carry():
+    source = inspect.getsource(DPOTrainer._compute_loss)
+    for needed in (
+        'inputs["ref_chosen_logps"]',
+        'inputs["completion_mask"]',
+        "fused_lm_head=True",
+        "self.accelerator.gather(",
+    ):
+        assert needed in source, f"DPOTrainer._compute_loss of trl {trl.__version__} no longer has {needed}"
+
+
+def test_a_scaled_loss_is_still_announced_by_this_attribute():
+    assert hasattr(Trainer, "loss_is_scaled_for_ga"), f"transformers {transformers.__version__} lost this attribute"
+    assert "loss_is_scaled_for_ga" in inspect.getsource(Trainer.training_step)
+
+
+def test_an_epoch_still_begins_before_its_batches_are_read():
+    """Mining fills the training set in `on_epoch_begin`; the iterator must be made after it."""
+    loop = inspect.getsource(Trainer._inner_training_loop)
+    assert loop.index("on_epoch_begin") < loop.index("self._run_epoch")
+    assert "iter(train_dataloader)" in inspect.getsource(Trainer._run_epoch)
+    assert "iter(train_dataloader)" not in loop
+
+
+def test_refused_settings_still_exist_in_dpo_config():
+    fields = DPOConfig.__dataclass_fields__
+    for name in (
+        "ld_alpha",
+        "sync_ref_model",
+        "max_steps",
+        "disable_dropout",
+        "ignore_data_skip",
+        "precompute_ref_log_probs",
+    ):
+        assert name in fields, f"DPOConfig of trl {trl.__version__} has no {name}"
+
+
+def test_caches_have_both_halves():
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    assert cache.self_attention_cache is not cache.cross_attention_cache

@@ -1,0 +1,267 @@
+"""The traps of the published implementation, one by one: what went wrong there is shown not to here."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from angel_trl.collator import PairCollator
+from angel_trl.decoding import search
+from angel_trl.evaluation import evaluate_linking
+from angel_trl.formatting import MentionFormatter
+from angel_trl.kb import Concept, KnowledgeBase
+from angel_trl.linker import EntityLinker
+from angel_trl.metrics import score
+from angel_trl.mining import mine
+from angel_trl.targets import TargetNames, prepare_mentions
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Scores(TrainerCallback):
+    """Replaces dev accuracy by given numbers, by step."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        metrics["eval_acc@1"] = self.scores[state.global_step]
+
+
+def mined_batch(trainer):
+    mined = mine(trainer.model, trainer.targets, trainer.mentions, trainer.nearest_gold, trainer.args, round=0)
+    trainer.train_dataset.fill(mined, trainer.targets, trainer.mentions)
+    items = [trainer.train_dataset[place] for place in range(len(trainer.train_dataset))]
+    return mined, PairCollator(trainer.processing_class.pad_token_id)(items)
+
+
+def completions(batch):
+    return [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)]
+
+
+def prefixes(batch):
+    prefix = batch["attention_mask"].bool() & ~batch["completion_mask"].bool()
+    return [tuple(ids[mask].tolist()) for ids, mask in zip(batch["input_ids"], prefix, strict=True)]
+
+
+def test_trap_1_spacing_of_chosen_and_rejected(make_trainer, tokenizer, small_kb):
+    """There, chosen had a doubled space and rejected not. Here both are the trie's own token sequences."""
+    trainer = make_trainer(mentions_per_round=1.0)
+    mined, batch = mined_batch(trainer)
+    rows = completions(batch)
+    chosen, rejected = rows[: len(mined.pairs)], rows[len(mined.pairs) :]
+    expected = [[*tokenizer(f" {name}", add_special_tokens=False)["input_ids"], 2] for name in small_kb.names]
+    assert chosen == [expected[name] for name in mined.pairs.chosen]
+    assert rejected == [expected[name] for name in mined.pairs.rejected]
+    both = set(mined.pairs.chosen.tolist()) & set(mined.pairs.rejected.tolist())
+    assert both, "a name that is right for one mention and wrong for another is wanted"
+    for name in both:
+        as_chosen = {tuple(row) for row, index in zip(chosen, mined.pairs.chosen, strict=True) if index == name}
+        as_rejected = {tuple(row) for row, index in zip(rejected, mined.pairs.rejected, strict=True) if index == name}
+        assert as_chosen == as_rejected
+    for row in rows:
+        text = tokenizer.decode(row[:-1])
+        assert text.startswith(" ")
+        assert "  " not in text
+
+
+def test_trap_1_spacing_in_the_pairs_that_are_written(make_trainer, tmp_path):
+    make_trainer(num_rounds=1).train()
+    for row in pq.read_table(tmp_path / "pairs" / "round-000.parquet").to_pylist():
+        for side in ("chosen", "rejected"):
+            assert row[side] == " " + " ".join(row[side].split())
+
+
+def test_trap_2_the_prefix_is_that_of_inference(make_trainer, monkeypatch):
+    """There, training put an extra <s> before the prefix and left its space out. Here both are compared."""
+    trainer = make_trainer(mentions_per_round=1.0)
+    decoder = trainer.model.get_decoder()
+    seen, plain = [], decoder.forward
+
+    def record(*args, **kwargs):
+        if kwargs["use_cache"] and kwargs["past_key_values"].get_seq_length() == 0:
+            seen.extend(tuple(ids) for ids in kwargs["input_ids"].tolist())
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(decoder, "forward", record)
+    mined, batch = mined_batch(trainer)
+    assert len(seen) == len(trainer.mentions) == 16
+    trained = prefixes(batch)
+    assert set(trained) <= set(seen)
+    bos, start = trainer.processing_class.bos_token_id, trainer.model.config.decoder_start_token_id
+    tokenize = trainer.processing_class
+    for row, place in zip(trained, np.concatenate([mined.pairs.mention] * 2), strict=True):
+        text = trainer.mentions.mentions[mined.rows[place]]
+        assert row == (start, *tokenize(f" {text} is", add_special_tokens=False)["input_ids"])
+        assert bos not in row
+
+
+def test_trap_2_the_prefix_is_not_in_the_loss(make_trainer):
+    """The labels TRL scores are the name and its end, nothing of the prefix: its logits get no gradient."""
+    trainer = make_trainer()
+    _, batch = mined_batch(trainer)
+    hidden = []
+
+    def keep(module, inputs, output):
+        output.last_hidden_state.retain_grad()
+        hidden.append(output.last_hidden_state)
+
+    trainer.model.get_decoder().register_forward_hook(keep)
+    trainer.compute_loss(trainer.model, batch).backward()
+    moved = hidden[0].grad.abs().sum(-1) > 0
+    # The state at a position predicts the next token.
+    scored = batch["completion_mask"][:, 1:].bool()
+    assert not moved[:, :-1][~scored].any()
+    assert moved[:, :-1][scored].any()
+    assert not moved[:, -1].any()
+
+
+def test_trap_3_dev_is_scored_after_the_update_it_belongs_to(make_trainer, tmp_path):
+    """There, dev was scored before the update and the model after it was saved."""
+    scored = {}
+
+    class Record(TrainerCallback):
+        def on_evaluate(self, args, state, control, model, **kwargs):
+            scored[state.global_step] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    trainer = make_trainer(callbacks=[Record()], learning_rate=1e-2, save_total_limit=None)
+    trainer.train()
+    assert sorted(scored) == [0, 3, 6]
+    for step, weights in scored.items():
+        saved = load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors")
+        assert all(torch.equal(value, weights[name]) for name, value in saved.items())
+    name = "model.shared.weight"
+    assert not torch.equal(scored[0][name], scored[3][name])
+    assert not torch.equal(scored[3][name], scored[6][name])
+
+
+def test_trap_3_a_score_is_compared_with_the_best_not_the_last(make_trainer, tmp_path):
+    scores = {0: 50.0, 3: 60.0, 6: 40.0, 9: 55.0}
+    trainer = make_trainer(callbacks=[Scores(scores)], num_rounds=3)
+    trainer.train()
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (60.0, 3)
+    best = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in best.items())
+
+
+def test_trap_3_the_start_takes_part_in_the_comparison(make_trainer, make_model):
+    trainer = make_trainer(callbacks=[Scores({0: 50.0, 3: 40.0, 6: 45.0})])
+    trainer.train()
+    assert trainer.state.best_metric == 50.0
+    start = make_model().state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_trap_4_an_unknown_id_is_not_taken_apart(make_model, tokenizer, small_mentions, caplog):
+    """There, a gold id unknown to the dictionary stayed a string and its characters were taken for ids."""
+    kb = KnowledgeBase([Concept("C", ("cold",)), Concept("0", ("gout",)), Concept("1", ("fever",))])
+    targets = TargetNames(kb, MentionFormatter(tokenizer, make_model().config))
+    unknown = small_mentions.select([0])
+    assert unknown["concept_ids"][0] == [["C01"]]
+    mentions = prepare_mentions(unknown, targets)
+    assert mentions.gold == [()]
+    assert mentions.references == [[["C01"]]]
+    assert not mentions.is_gold(np.array([[0, 1, 2]]), kb).any()
+    assert mentions.report == {"read": 1, "kept: concept not in the knowledge base": 1, "used": 1}
+    everything = [[["C"], ["0"], ["1"]]]
+    assert score(everything, mentions.references, ks=(1, 5))["acc@5"] == 0.0
+
+
+def test_trap_5_every_mention_is_scored_with_its_own_prefix(make_trainer, small_mentions):
+    """There, the last partial batch was dropped, and a batch used the prefix of its first row for all."""
+    trainer = make_trainer()
+    mentions = prepare_mentions(small_mentions, trainer.targets)
+    assert len({mention.prefix for mention in mentions.encoded}) > 20
+    whole = evaluate_linking(trainer.model, trainer.targets, mentions, batch_size=7)
+    assert whole.metrics["mentions"] == len(whole.predictions) == 24
+    for row in range(24):
+        alone = evaluate_linking(trainer.model, trainer.targets, mentions.subset([row]))
+        assert alone.predictions[0] == whole.predictions[row]
+        np.testing.assert_allclose(alone.candidates.log_probs[0], whole.candidates.log_probs[row], atol=1e-4)
+
+
+def test_trap_6_a_knowledge_base_with_fewer_names_than_beams(make_model, tokenizer, small_mentions, monkeypatch):
+    """There, such a search ran on to max_length. Here it takes no more steps than the longest name has tokens."""
+    kb = KnowledgeBase([Concept("C1", ("cold",)), Concept("C2", ("breast cancer familial",))])
+    model = make_model()
+    targets = TargetNames(kb, MentionFormatter(tokenizer, model.config))
+    mentions = prepare_mentions(small_mentions, targets).encoded[:3]
+    steps, plain = [], model.get_decoder().forward
+    monkeypatch.setattr(model.get_decoder(), "forward", lambda *a, **k: steps.append(1) or plain(*a, **k))
+    found = search(model, targets.trie, mentions, num_beams=10, top_k=5)
+    prefix_lengths = {len(mention.prefix) for mention in mentions}
+    assert len(steps) <= len(prefix_lengths) * max(map(len, targets.sequences))
+    assert all(sorted(names) == [-1, -1, -1, 0, 1] for names in found.names.tolist())
+    assert found.exact.all()
+
+
+def test_trap_7_a_mention_that_contains_is(make_trainer, small_mentions, small_kb):
+    """There, the text was split at its first " is". Here prefix and name never become text."""
+    row = small_mentions.filter(lambda row: row["mention"] == "this is called")
+    trainer = make_trainer(train=row, mentions_per_round=1.0)
+    mined, batch = mined_batch(trainer)
+    assert len(mined.pairs) > 0
+    prefix = (2, *trainer.processing_class(" this is called is", add_special_tokens=False)["input_ids"])
+    assert set(prefixes(batch)) == {prefix}
+    names = [*mined.pairs.chosen, *mined.pairs.rejected]
+    assert completions(batch) == [trainer.targets.sequences[name] for name in names]
+
+
+UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+UNSAFE_CALLS = {"eval", "exec", "torch.load", "torch.save", "numpy.load", "np.load", "pandas.read_pickle"}
+
+
+def unsafe_uses(source):
+    """Imports and calls in Python source that read or write executable data."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] in UNSAFE_MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            if (node.module or "").split(".")[0] in UNSAFE_MODULES:
+                yield node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE_CALLS:
+            yield ast.unparse(node.func)
+
+
+def test_trap_8_nothing_unpickles():
+    """There, loading trie, knowledge base and vectoriser ran code."""
+    files = [file for folder in ("angel_trl", "recipes", "spaces") for file in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 20
+    found = {str(file.relative_to(ROOT)): list(unsafe_uses(file.read_text(encoding="utf-8"))) for file in files}
+    assert {file: uses for file, uses in found.items() if uses} == {}
+
+
+def test_trap_8_the_check_itself_finds_pickles():
+    assert list(unsafe_uses("import joblib")) == ["joblib"]
+    assert list(unsafe_uses("from pickle import load")) == ["pickle"]
+    assert list(unsafe_uses("def f():\n    import os, cloudpickle.x\n    torch.load(p)")) == [
+        "cloudpickle.x",
+        "torch.load",
+    ]
+
+
+def test_trap_8_a_saved_linker_holds_data_only(make_model, tokenizer, small_kb, tmp_path):
+    EntityLinker(make_model(), tokenizer, small_kb).save_pretrained(tmp_path)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".parquet", ".txt"}
+    # Pickles begin with protocol opcode 0x80, zip archives (as torch.save writes) with PK.
+    assert not [file.name for file in files if file.read_bytes()[:2] in (b"PK", b"\x80\x04", b"\x80\x05", b"\x80\x02")]
+
+
+def test_trap_9_rerun_does_not_duplicate(make_trainer, tmp_path):
+    """There, files were opened to append. Here a second run leaves the pairs that one run leaves."""
+    make_trainer(num_rounds=3).train()
+    folder = tmp_path / "pairs"
+    assert len(list(folder.iterdir())) == 3
+    make_trainer(num_rounds=2).train()
+    rerun = {file.name: pq.read_table(file) for file in folder.iterdir()}
+    make_trainer(num_rounds=2, output_dir=tmp_path / "fresh").train()
+    fresh = {file.name: pq.read_table(file) for file in (tmp_path / "fresh" / "pairs").iterdir()}
+    assert sorted(rerun) == sorted(fresh) == ["round-000.parquet", "round-001.parquet"]
+    for name, table in fresh.items():
+        assert rerun[name].equals(table)
+        assert table.num_rows > 0
