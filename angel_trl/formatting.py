@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,8 @@ class MentionFormatter:
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError("The tokenizer has no end-of-sequence token; set tokenizer.eos_token.")
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; load the fast one of the same name.")
         if getattr(config, "decoder_start_token_id", None) is None:
             raise ValueError(
                 f"The configuration of this {config.model_type!r} model has no decoder_start_token_id: "
@@ -110,7 +113,9 @@ class MentionFormatter:
         """Token ids of `" " + text` for each text, without special tokens."""
         if not texts:
             return []
-        return self.tokenizer([" " + text for text in texts], add_special_tokens=False)["input_ids"]
+        # A passage that happens to hold "</s>" or "<mask>" means those characters, not the special token.
+        padded = [" " + text for text in texts]
+        return self.tokenizer(padded, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def mention_text(self, mention: str) -> str:
         """The mention as the model sees it (its lowercased self when normalising leaves nothing, as for "+")."""
@@ -174,9 +179,8 @@ class MentionFormatter:
 
     def fingerprint(self, names_fingerprint: str) -> str:
         """Identifies the token sequences of the names: the knowledge base's fingerprint and the tokenizer's."""
-        probe = self.tokens(["START angel 1 END is é β type-2 (x)", *self.tokenizer.all_special_tokens])
-        vocabulary = hashlib.sha256()
-        for token, index in sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]):
-            vocabulary.update(f"{index}:{token}\n".encode())
-        content = f"{names_fingerprint}|{vocabulary.hexdigest()}|{probe}|{self.bos}|{self.eos}"
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Padding and truncation are settings of a call, not of the tokenizer.
+        parts = {key: value for key, value in backend.items() if key not in ("padding", "truncation")}
+        content = json.dumps([names_fingerprint, parts, self.bos, self.eos], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

@@ -7,6 +7,7 @@ model weights.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +35,6 @@ class TargetNames:
         trie: the trie of these names if it was saved; built otherwise.
 
     Attributes:
-        sequences: token sequence (end token included) of each name of `kb.names`.
         unreachable: indices of names that hold the tokenizer's unknown token or are longer than what the prefix
             leaves of the model's window; they are left out of the trie, since a model could not write them.
 
@@ -45,26 +45,28 @@ class TargetNames:
     def __init__(self, kb: KnowledgeBase, formatter: MentionFormatter, trie: NameTrie | None = None) -> None:
         self.kb = kb
         self.formatter = formatter
-        self.sequences = formatter.names(kb.names)
         self.fingerprint = formatter.fingerprint(kb.fingerprint)
-        unknown, too_long = formatter.unknown_names(self.sequences), formatter.long_names(self.sequences)
-        self._warn(unknown, "hold characters unknown to the tokenizer", "Use a byte-level tokenizer.")
-        self._warn(too_long, "are longer than half the model's window", "Use a tokenizer that knows the names' words.")
-        self.unreachable = sorted({*unknown, *too_long})
         if trie is None:
-            left_out = set(self.unreachable)
-            reachable = [i for i in range(kb.num_names) if i not in left_out]
-            if not reachable:
+            unknown, too_long = formatter.unknown_names(self.sequences), formatter.long_names(self.sequences)
+            self._warn(unknown, "hold characters unknown to the tokenizer", "Use a byte-level tokenizer.")
+            self._warn(too_long, "are longer than half the model's window", "Use a tokenizer that knows their words.")
+            reachable = np.setdiff1d(np.arange(kb.num_names), [*unknown, *too_long])
+            if not len(reachable):
                 raise ValueError("No name of the knowledge base can be written with this tokenizer.")
-            trie = NameTrie.build(
-                [self.sequences[i] for i in reachable], names=reachable, fingerprint=self.fingerprint
-            )
+            sequences = [self.sequences[i] for i in reachable]
+            trie = NameTrie.build(sequences, names=reachable.tolist(), fingerprint=self.fingerprint)
         elif trie.fingerprint != self.fingerprint:
             raise ValueError(
                 f"The trie (fingerprint {trie.fingerprint[:12]}) was built for another knowledge base or tokenizer "
                 f"(expected {self.fingerprint[:12]}). Leave it out to have it built again."
             )
         self.trie = trie
+        self.unreachable: list[int] = np.setdiff1d(np.arange(kb.num_names), trie.leaf_name.cpu().numpy()).tolist()
+
+    @functools.cached_property
+    def sequences(self) -> list[list[int]]:
+        """Token sequence (end token included) of each name; not needed for linking with a saved trie."""
+        return self.formatter.names(self.kb.names)
 
     def _warn(self, names: Sequence[int], reason: str, remedy: str) -> None:
         if names:

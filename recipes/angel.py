@@ -18,13 +18,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
+CONFIGS = Path(__file__).parent / "configs"
 if "--config" not in sys.argv and not {"-h", "--help"} & set(sys.argv):
     # The quickstart needs no network, and asks for none.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    sys.argv[1:1] = ["--config", str(QUICKSTART)]
+    sys.argv[1:1] = ["--config", str(CONFIGS / "quickstart.yaml")]
 
 import torch  # noqa: E402
+import yaml  # noqa: E402
 from accelerate import PartialState  # noqa: E402
 from accelerate.utils import set_seed  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
@@ -93,7 +94,35 @@ class RecipeArguments:
     )
     kb_noise: float = field(default=0.3, metadata={"help": "Share of the mentions made from the KB to misspell."})
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the test scores."})
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads of a process on CPU; default: the cores shared out evenly."}
+    )
     resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
+
+
+def parse_arguments(argv: list[str]) -> tuple[RecipeArguments, AngelConfig]:
+    """Read the YAML file and the command line, which wins.
+
+    A model from scratch needs other settings than pre-trained weights do, so those of a preset's own file
+    (`configs/scratch-*.yaml`) come between the two.
+    """
+    parser = TrlParser((RecipeArguments, AngelConfig))
+    if "--config" in argv:
+        place = argv.index("--config")
+        path = Path(argv[place + 1])
+        argv = argv[:place] + argv[place + 2 :]
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise SystemExit(f"{path} must hold settings as `name: value` lines.")
+        model = argv[argv.index("--model") + 1] if "--model" in argv else config.get("model")
+        preset = CONFIGS / f"{model}.yaml"
+        if model in SCRATCH_PRESETS and preset.exists():
+            logger.info("%s brings the settings of %s", model, preset)
+            config |= yaml.safe_load(preset.read_text(encoding="utf-8"))
+        unknown = parser.set_defaults_with_config(**config)
+        if unknown:
+            raise SystemExit(f"{path} has unknown settings: {' '.join(unknown)}. --help lists those there are.")
+    return parser.parse_args_into_dataclasses(args=argv)
 
 
 def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
@@ -134,7 +163,7 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
     train = prepare_mentions(corpus["train"], targets, for_training=True)
     dev = prepare_mentions(corpus["dev"], targets)
     examples = positive_examples(
-        train, NearestNames(kb).nearest(train.mentions, train.gold, args.positive_names)
+        train, NearestNames(kb, exclude=targets.unreachable).nearest(train.mentions, train.gold, args.positive_names)
     )
 
     def from_kb(count: int, seed: int):
@@ -146,14 +175,17 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         "bf16": args.positive_bf16,
         "report_to": angel.report_to,
         "disable_tqdm": angel.disable_tqdm,
-        "use_cpu": angel.use_cpu,
+        # Bfloat16 on a machine without accelerator must be asked for by name.
+        "use_cpu": angel.use_cpu or not torch.accelerator.is_available(),
         "logging_steps": 50,
         "save_total_limit": 1,
         "adam_beta2": 0.98,
         "dataloader_pin_memory": angel.dataloader_pin_memory,
     }
     steps = 0
-    if args.pretrain_passes > 0:
+    mentions_folder = folder / "mentions"
+    checkpoint = get_last_checkpoint(str(mentions_folder)) if args.resume and mentions_folder.is_dir() else None
+    if args.pretrain_passes > 0 and checkpoint is None:
         pretrain = PositiveConfig(
             output_dir=str(folder / "names"),
             learning_rate=args.pretrain_learning_rate,
@@ -169,7 +201,7 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         steps = trainer.state.global_step
     mixed_in = from_kb(round(len(examples) * args.kb_mentions_per_mention), 2)
     config = PositiveConfig(
-        output_dir=str(folder / "mentions"),
+        output_dir=str(mentions_folder),
         learning_rate=args.positive_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=args.positive_warmup,
@@ -183,7 +215,6 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         **shared,
     )
     trainer = PositiveTrainer(model, config, examples + mixed_in, targets, dev)
-    checkpoint = get_last_checkpoint(config.output_dir) if args.resume and Path(config.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         linker.save_pretrained(folder)
@@ -258,8 +289,11 @@ def main() -> None:
     begin = time.time()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    args, angel = TrlParser((RecipeArguments, AngelConfig)).parse_args_and_config()
+    args, angel = parse_arguments(sys.argv[1:])
     state = PartialState()
+    if angel.use_cpu or not torch.accelerator.is_available():
+        # `accelerate launch` sets one thread a process unless told otherwise, which leaves the other cores idle.
+        torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // state.num_processes))
     random.seed(angel.seed)
     set_seed(angel.seed)
     output = Path(angel.output_dir)
