@@ -43,8 +43,9 @@ class RoundDataset(torch.utils.data.Dataset[MentionPairs]):
             chosen, rejected = mined.pairs.chosen[i], mined.pairs.rejected[i]
             log_probs = float(mined.chosen_log_probs[i]), float(mined.rejected_log_probs[i])
             pairs[mention].append((targets.sequences[chosen], targets.sequences[rejected], *log_probs))
-        encoded = [mentions.encoded[row] for row in mined.rows]
-        self._items = [MentionPairs(m, tuple(p)) for m, p in zip(encoded, pairs, strict=True) if m is not None]
+        encoded = [mention for row in mined.rows if (mention := mentions.encoded[row]) is not None]
+        # Training mentions are encodable (`prepare_mentions`), and strict=True holds us to it.
+        self._items = [MentionPairs(mention, tuple(own)) for mention, own in zip(encoded, pairs, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -53,13 +53,17 @@ def evaluate_linking(
     """
     begin = time.perf_counter()
     candidates = search(
-        model, targets.trie, mentions.encoded, num_beams=num_beams, top_k=top_k, batch_size=batch_size, progress=progress
+        model,
+        targets.trie,
+        mentions.encoded,
+        num_beams=num_beams,
+        top_k=top_k,
+        batch_size=batch_size,
+        progress=progress,
     )
     seconds = time.perf_counter() - begin
     predictions = targets.ranked_ids(candidates)
-    metrics = score(
-        predictions, mentions.references, ks=(1, top_k), groups=mentions.documents, bootstrap=bootstrap
-    )
+    metrics = score(predictions, mentions.references, ks=(1, top_k), groups=mentions.documents, bootstrap=bootstrap)
     metrics["mentions_per_second"] = len(mentions) / seconds
     metrics["exact"] = 100 * float(candidates.exact.mean())
     return Evaluation(metrics, predictions, candidates)

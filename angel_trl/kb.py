@@ -21,6 +21,8 @@ from .normalization import normalize
 if TYPE_CHECKING:
     import pyarrow
 
+    from .readers.report import ReadReport
+
 __all__ = ["Concept", "KnowledgeBase"]
 
 _FORMAT_VERSION = 1
@@ -68,6 +70,8 @@ class KnowledgeBase:
         concept_names: `int32`, name indices, each once within a concept, in the order of `Concept.names`.
         normalization: The rule's name.
         source: As given.
+        read_report: What became of every record of the source if a reader made this from a text file, else `None`;
+            not saved.
 
     Raises:
         ValueError: If there is no concept, a concept has an empty id or no names, or an id is used twice.
@@ -78,6 +82,7 @@ class KnowledgeBase:
         self.concepts: list[Concept] = list(concepts)
         self.normalization = normalization
         self.source = source
+        self.read_report: ReadReport | None = None
         if not self.concepts:
             raise ValueError(f"a knowledge base needs at least one concept, got none{_from(source)}")
         self._index_ids()
@@ -87,12 +92,13 @@ class KnowledgeBase:
         primary: dict[str, int] = {}
         alternate: dict[str, list[int]] = {}
         for index, concept in enumerate(self.concepts):
-            if not isinstance(concept.id, str) or not concept.id.strip():
+            if not isinstance(concept.id, str) or not _id_key(concept.id):
                 raise ValueError(
                     f"concept {index}{_from(self.source)}: empty id {concept.id!r} (names {concept.names!r:.80}); "
                     "give every concept an id"
                 )
-            if isinstance(concept.names, str) or not concept.names:
+            names = concept.names
+            if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
                 raise ValueError(
                     f"concept {concept.id!r}{_from(self.source)}: names must be a non-empty sequence of strings, "
                     f"got {concept.names!r:.80}"
@@ -104,6 +110,10 @@ class KnowledgeBase:
                     f"({self.concepts[first].id!r}) and {index}; merge their names into one concept"
                 )
             for other in concept.alternate_ids:
+                if not isinstance(other, str) or not _id_key(other):
+                    raise ValueError(
+                        f"concept {concept.id!r}{_from(self.source)}: empty alternate id {other!r}; leave it out"
+                    )
                 owners = alternate.setdefault(_id_key(other), [])
                 if index not in owners:
                     owners.append(index)

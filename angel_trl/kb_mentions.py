@@ -7,6 +7,7 @@ that has fitted its training mentions still errs, which is where negative sample
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -73,11 +74,18 @@ def kb_mentions(kb: KnowledgeBase, count: int, *, seed: int, noise: float = 0.3)
     return Dataset.from_dict(rows, features=MENTION_FEATURES)
 
 
-def other_names(kb: KnowledgeBase, gold: list[tuple[int, ...]], count: int, *, seed: int) -> list[list[int]]:
-    """For each mention, up to `count` names of its gold concepts drawn at random: names to learn, as name indices."""
+def other_names(
+    kb: KnowledgeBase, gold: Sequence[Sequence[int]], count: int, *, seed: int, exclude: Iterable[int] = ()
+) -> list[list[int]]:
+    """For each mention, up to `count` names of its gold concepts drawn at random: names to learn, as name indices.
+
+    Names in `exclude` (those a model cannot write) are never drawn.
+    """
     rng = random.Random(seed)
+    excluded = frozenset(exclude)
     chosen = []
     for concepts in gold:
-        names = list(dict.fromkeys(int(n) for concept in concepts for n in kb.names_of_concept(concept)))
+        found = dict.fromkeys(int(n) for concept in concepts for n in kb.names_of_concept(concept))
+        names = [name for name in found if name not in excluded]
         chosen.append(rng.sample(names, min(count, len(names))))
     return chosen

@@ -42,6 +42,9 @@ class PositiveConfig(Seq2SeqTrainingArguments):
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay (0.01 in the paper)."})
     metric_for_best_model: str | None = field(default="acc@1", metadata={"help": "Dev metric that decides."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of the metric is better."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run keeps its patience."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: batches are made of mentions."})
 
 
@@ -106,9 +109,10 @@ class PositiveTrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> LengthGroupedSampler:
         # Batches of similar length waste little on padding.
         lengths = [len(example.mention.source) for example in self.train_dataset.examples]
-        return LengthGroupedSampler(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths
-        )
+        # A generator of its own, so that all processes draw the same order whatever else they draw.
+        generator = torch.Generator().manual_seed(self.args.seed)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(batch_size, lengths=lengths, generator=generator)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

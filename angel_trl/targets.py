@@ -61,6 +61,11 @@ class TargetNames:
                 f"(expected {self.fingerprint[:12]}). Leave it out to have it built again."
             )
         self.trie = trie
+        reachable_names = np.zeros(kb.num_names, dtype=bool)
+        reachable_names[trie.leaf_name.cpu().numpy()] = True
+        owner = np.repeat(np.arange(len(kb)), np.diff(kb.concept_offsets))
+        # bool [concepts]: whether a model can write one of the concept's names.
+        self.answerable = np.bincount(owner[reachable_names[kb.concept_names]], minlength=len(kb)) > 0
         self.unreachable: list[int] = np.setdiff1d(np.arange(kb.num_names), trie.leaf_name.cpu().numpy()).tolist()
 
     @functools.cached_property
@@ -161,6 +166,7 @@ def prepare_mentions(
     rows = list(mentions)
     encoded = targets.formatter.encode(rows)
     counts: Counter[str] = Counter(read=len(rows))
+    examples: dict[str, list[str]] = {}
     keep = []
     gold, references = [], []
     for place, (row, ids) in enumerate(zip(rows, encoded, strict=True)):
@@ -169,25 +175,20 @@ def prepare_mentions(
         references.append(
             [[i for concept_id in part for i in _primary_ids(kb, concept_id)] for part in row["concept_ids"]]
         )
-        problem = (
-            "no concept"
-            if not row["concept_ids"]
-            else "concept not in the knowledge base"
-            if not gold[-1]
-            else "longer than the model's window"
-            if ids is None
-            else None
-        )
+        problem = _problem(row, gold[-1], ids, targets)
         if problem is not None:
             counts[f"{'skipped' if for_training else 'kept'}: {problem}"] += 1
+            where = f"{row['id']} {row['text'][row['start'] : row['end']][:60]!r} {row['concept_ids']}"
+            examples.setdefault(problem, []).append(where)
         if problem is None or not for_training:
             keep.append(place)
     counts["used"] = len(keep)
+    done = "skipped" if for_training else "kept, and can only be wrong"
+    for problem, found in examples.items():
+        message = "%d of %d mentions %s: %s, such as %s. %s."
+        logger.warning(message, len(found), len(rows), done, problem, "; ".join(found[:3]), _FIXES[problem])
     if not keep:
         raise ValueError(f"No mention can be used: {dict(counts)}. Does the corpus use this knowledge base's ids?")
-    for reason, count in counts.items():
-        if ":" in reason:
-            logger.warning("%d of %d mentions %s", count, len(rows), reason)
     whole = MentionSet(
         ids=[row["id"] for row in rows],
         documents=[row["document_id"] for row in rows],
@@ -198,6 +199,27 @@ def prepare_mentions(
         report=dict(counts),
     )
     return whole.subset(keep)
+
+
+_FIXES = {
+    "no concept": "Label them, or leave them out",
+    "concept not in the knowledge base": "Use the release of the knowledge base that the corpus was labelled with",
+    "no name of the concept can be written": "Use a tokenizer that knows the names' characters",
+    "longer than the model's window": "Use a model with a longer window",
+}
+
+
+def _problem(
+    row: Mapping[str, Any], gold: Sequence[int], encoded: EncodedMention | None, targets: TargetNames
+) -> str | None:
+    """Why a mention cannot be answered rightly, a key of `_FIXES`; None if it can."""
+    if not row["concept_ids"]:
+        return "no concept"
+    if not gold:
+        return "concept not in the knowledge base"
+    if not targets.answerable[list(gold)].any():
+        return "no name of the concept can be written"
+    return "longer than the model's window" if encoded is None else None
 
 
 def _primary_ids(kb: KnowledgeBase, concept_id: str) -> list[str]:

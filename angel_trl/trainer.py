@@ -34,6 +34,7 @@ from angel_trl.config import AngelConfig
 from angel_trl.evaluation import evaluate_linking
 from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import KnowledgeBase
+from angel_trl.mentions import validate_mentions
 from angel_trl.shared_encoder import add_mention_batches, turn_off_dropout
 from angel_trl.targets import MentionSet, NearestNames, TargetNames, prepare_mentions
 
@@ -92,13 +93,13 @@ class AngelTrainer(DPOTrainer):
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
         turn_off_dropout(model)
+        validate_mentions(train_dataset)
+        validate_mentions(eval_dataset)
         self.targets = TargetNames(kb, MentionFormatter(processing_class, model.config, mention_format))
         self.mentions: MentionSet = prepare_mentions(train_dataset, self.targets, for_training=True)
         self.eval_mentions: MentionSet = prepare_mentions(eval_dataset, self.targets)
-        # Names the tokenizer cannot write are no targets, so one more is asked for each of them.
-        unreachable = set(self.targets.unreachable)
-        nearest = NearestNames(kb).nearest(self.mentions.mentions, self.mentions.gold, 1 + len(unreachable))
-        self.nearest_gold = first_or_none([[name for name in names if name not in unreachable] for names in nearest])
+        nearest = NearestNames(kb, exclude=self.targets.unreachable)
+        self.nearest_gold = first_or_none(nearest.nearest(self.mentions.mentions, self.mentions.gold, 1))
         super().__init__(
             model=model,
             args=args,

@@ -8,29 +8,33 @@ evaluation on the test split (`linker/`, `results.json`, `report.md`, `learning_
 on the command line or in the YAML file; `--help` lists them. The last line printed is one JSON object.
 """
 
+import argparse
+import copy
 import json
 import logging
 import os
-import random
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 CONFIGS = Path(__file__).parent / "configs"
-if "--config" not in sys.argv and not {"-h", "--help"} & set(sys.argv):
-    # The quickstart needs no network, and asks for none.
+if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "--help") for a in sys.argv):
+    # The quickstart needs no network, and asks for none: said before any library is loaded.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv[1:1] = ["--config", str(CONFIGS / "quickstart.yaml")]
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from accelerate import PartialState  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 from accelerate.utils import set_seed  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
+from reporting import Curve, command_to_try, evaluate_systems, last_line, write_report  # noqa: E402
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
-from transformers.trainer_utils import get_last_checkpoint  # noqa: E402
 from trl import TrlParser  # noqa: E402
 
 from angel_trl import (  # noqa: E402
@@ -41,17 +45,13 @@ from angel_trl import (  # noqa: E402
     MentionFormat,
     PositiveConfig,
     PositiveTrainer,
-    paired_difference,
     read_corpus,
     read_knowledge_base,
-    score,
     synthetic_corpus,
+    validate_mentions,
 )
 from angel_trl.collator import positive_examples  # noqa: E402
-from angel_trl.evaluation import evaluate_linking  # noqa: E402
 from angel_trl.kb_mentions import kb_mentions, other_names  # noqa: E402
-from angel_trl.lookup import StringLookup  # noqa: E402
-from angel_trl.report import plot_learning_curve, results_table, to_markdown  # noqa: E402
 from angel_trl.scratch import SCRATCH_PRESETS, scratch_model  # noqa: E402
 from angel_trl.targets import NearestNames, prepare_mentions  # noqa: E402
 
@@ -72,7 +72,10 @@ class RecipeArguments:
     kb: str | None = field(default=None, metadata={"help": "Knowledge base file; default: the synthetic one."})
     max_words: int = field(default=384, metadata={"help": "Longest passage in words; longer ones lose context."})
     mention_normalization: str = field(default="genbioel", metadata={"help": "Rule applied to mentions."})
-    skip_positive: bool = field(default=False, metadata={"help": "Take the model as it is, without positive stage."})
+    skip_positive: bool = field(
+        default=False,
+        metadata={"help": "Start the rounds from output_dir/positive if it is there, else from the model as it is."},
+    )
     skip_angel: bool = field(default=False, metadata={"help": "Stop after the positive-only stage."})
     pretrain_passes: float = field(
         default=0.0, metadata={"help": "Passes over the names of the knowledge base before the corpus is seen."}
@@ -106,18 +109,22 @@ def parse_arguments(argv: list[str]) -> tuple[RecipeArguments, AngelConfig]:
     A model from scratch needs other settings than pre-trained weights do, so those of a preset's own file
     (`configs/scratch-*.yaml`) come between the two.
     """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config")
+    files.add_argument("--model")
+    given, _ = files.parse_known_args(argv)
+    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_config.add_argument("--config")
+    _, argv = only_config.parse_known_args(argv)
     parser = TrlParser((RecipeArguments, AngelConfig))
-    if "--config" in argv:
-        place = argv.index("--config")
-        path = Path(argv[place + 1])
-        argv = argv[:place] + argv[place + 2 :]
+    if given.config is not None:
+        path = Path(given.config)
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise SystemExit(f"{path} must hold settings as `name: value` lines.")
-        model = argv[argv.index("--model") + 1] if "--model" in argv else config.get("model")
+        model = given.model or config.get("model")
         preset = CONFIGS / f"{model}.yaml"
         if model in SCRATCH_PRESETS and preset.exists():
-            logger.info("%s brings the settings of %s", model, preset)
             config |= yaml.safe_load(preset.read_text(encoding="utf-8"))
         unknown = parser.set_defaults_with_config(**config)
         if unknown:
@@ -133,14 +140,22 @@ def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
         kb, corpus = synthetic_corpus(seed=0)
         report = {"corpus": "synthetic (made by angel_trl.synthetic; no real concepts)"}
     else:
-        kb = read_knowledge_base(args.kb)
-        corpus, read = read_corpus(args.corpus)
+        try:
+            kb = read_knowledge_base(args.kb)
+            corpus, read = read_corpus(args.corpus)
+        except (ValueError, OSError) as error:
+            raise SystemExit(str(error)) from error
         report = {"corpus": read.to_dict()}
-        logger.info("read %s: %s", args.corpus, read.summary())
+        logger.log(logging.WARNING if read.skipped else logging.INFO, "read %s: %s", args.corpus, read.summary())
     missing = {"train", "dev", "test"} - set(corpus)
     if missing:
         raise SystemExit(f"The corpus lacks the splits {sorted(missing)}; it has {sorted(corpus)}.")
-    return kb, corpus, report | {"kb": kb.statistics()}
+    for split in corpus.values():
+        validate_mentions(split)
+    report["kb"] = kb.statistics()
+    if kb.read_report is not None:
+        report["kb lines"] = kb.read_report.to_dict()
+    return kb, corpus, report
 
 
 def load_model(
@@ -154,7 +169,7 @@ def load_model(
     return AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32), tokenizer
 
 
-def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder: Path) -> list[tuple[float, float]]:
+def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder: Path) -> Curve:
     """The positive-only stage: names alone if asked for, then the corpus. Saves a linker and returns its dev curve."""
     model, tokenizer = load_model(args, kb, corpus, angel.seed)
     mention_format = MentionFormat(args.max_words, args.mention_normalization)
@@ -167,8 +182,11 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
     )
 
     def from_kb(count: int, seed: int):
+        if not count:
+            return []
+        seed += 10 * angel.seed
         made = prepare_mentions(kb_mentions(kb, count, seed=seed, noise=args.kb_noise), targets, for_training=True)
-        return positive_examples(made, other_names(kb, made.gold, 1, seed=seed))
+        return positive_examples(made, other_names(kb, made.gold, 1, seed=seed, exclude=targets.unreachable))
 
     shared = {
         "seed": angel.seed,
@@ -183,8 +201,7 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         "dataloader_pin_memory": angel.dataloader_pin_memory,
     }
     steps = 0
-    mentions_folder = folder / "mentions"
-    checkpoint = get_last_checkpoint(str(mentions_folder)) if args.resume and mentions_folder.is_dir() else None
+    checkpoint = last_checkpoint(folder / "mentions") if args.resume else None
     if args.pretrain_passes > 0 and checkpoint is None:
         pretrain = PositiveConfig(
             output_dir=str(folder / "names"),
@@ -193,15 +210,16 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
             warmup_steps=100,
             num_train_epochs=1,
             per_device_train_batch_size=args.pretrain_batch_size,
-            save_strategy="no",
+            save_strategy="steps",
+            save_steps=500,
             **shared,
         )
         trainer = PositiveTrainer(model, pretrain, from_kb(round(kb.num_names * args.pretrain_passes), 1), targets)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder / "names") if args.resume else None)
         steps = trainer.state.global_step
     mixed_in = from_kb(round(len(examples) * args.kb_mentions_per_mention), 2)
     config = PositiveConfig(
-        output_dir=str(mentions_folder),
+        output_dir=str(folder / "mentions"),
         learning_rate=args.positive_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=args.positive_warmup,
@@ -218,145 +236,97 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         linker.save_pretrained(folder)
-    curve = [(steps + row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
-    return curve
+    return [(steps + row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
 
-def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Path, folder: Path, to: Path) -> list:
-    """The negative-aware rounds from the linker in `start`. Saves the best linker to `to` and returns the dev curve."""
+def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Path, folder: Path, to: Path) -> Curve:
+    """The negative-aware rounds, from the linker in `start`. Saves the best to `to` and returns its dev curve."""
     linker = EntityLinker.from_pretrained(start, device="cpu") if (start / "angel.json").exists() else None
     model, tokenizer = (linker.model, linker.tokenizer) if linker else load_model(args, kb, corpus, angel.seed)
     mention_format = MentionFormat(args.max_words, args.mention_normalization)
     train = corpus["train"]
     if args.mined_kb_mentions:
-        made = kb_mentions(kb, args.mined_kb_mentions, seed=angel.seed + 1000, noise=args.kb_noise)
+        made = kb_mentions(kb, args.mined_kb_mentions, seed=10 * angel.seed + 3, noise=args.kb_noise)
         train = concatenate_datasets([train.select_columns(made.column_names), made])
+    angel = copy.copy(angel)
     angel.output_dir = str(folder)
     trainer = AngelTrainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format)
-    checkpoint = get_last_checkpoint(str(folder)) if args.resume and folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if args.resume else None)
     if trainer.is_world_process_zero():
         EntityLinker(model, tokenizer, kb, mention_format, trainer.targets.trie).save_pretrained(to)
         (folder / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
 
-def stage(folder: Path, done: str, args: RecipeArguments, state: PartialState, run) -> list[tuple[float, float]]:
-    """Run a stage, or take the curve of one that `--resume` finds done."""
+def last_checkpoint(folder: Path) -> str | None:
+    """The last complete checkpoint of a stage: the trainer's state is the last file written."""
+    done = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    return str(max(done, key=lambda path: int(path.name.split("-")[1]))) if done else None
+
+
+def stage(folder: Path, linker: Path, resume: bool, state: PartialState, run: Callable[[], Curve]) -> Curve:
+    """Run a stage that saves `linker`; with `resume`, take one that is done as it is. Returns its dev curve."""
     marker = folder / "curve.json"
-    if args.resume and marker.exists() and (Path(done) / "angel.json").exists():
-        logger.info("%s is done, going on with the next stage", folder)
-        return [tuple(point) for point in json.loads(marker.read_text())]
+    if resume and marker.exists() and (linker / "angel.json").exists():
+        logger.info("%s is done: going on with what follows", folder)
+        return [(step, value) for step, value in json.loads(marker.read_text(encoding="utf-8"))]
+    # A stage has a precision of its own, and accelerate keeps one for the process.
+    AcceleratorState._reset_state(reset_partial_state=False)
     curve = run()
     if state.is_main_process:
-        marker.write_text(json.dumps(curve))
+        marker.write_text(json.dumps(curve), encoding="utf-8")
     state.wait_for_everyone()
     return curve
-
-
-def evaluate(linker_folder: Path, test, angel: AngelConfig, bootstrap: int):
-    """Scores on the test split and the predictions behind them."""
-    linker = EntityLinker.from_pretrained(linker_folder, device="cpu" if angel.use_cpu else None)
-    mentions = prepare_mentions(test, linker.targets)
-    result = evaluate_linking(
-        linker.model, linker.targets, mentions, num_beams=angel.num_beams, bootstrap=bootstrap,
-        progress=f"test: {linker_folder.name}",
-    )
-    return result, mentions
-
-
-def write_report(output: Path, rows: dict, results: dict, curves: dict, title: str) -> None:
-    """Write results.json, report.md and learning_curve.png, and print the table."""
-    print("\n" + results_table(rows, title=title))
-    text = f"# {title}\n\n{to_markdown(rows)}\n"
-    if "difference" in results:
-        difference = results["difference"]
-        low, high = difference["ci"]
-        line = f"ANGEL - positive-only, Acc@1: {difference['difference']:+.1f} points [{low:+.1f}, {high:+.1f}]"
-        print(line)
-        text += f"\n{line} (95% paired bootstrap over documents)\n"
-    if curves:
-        floor = rows["lookup + training mentions"]["acc@1"]
-        plot_learning_curve(curves, output / "learning_curve.png", title, floor, "lookup + training mentions (test)")
-        text += "\n![Dev Acc@1 by step](learning_curve.png)\n"
-    text += f"\n## Data\n\n```json\n{json.dumps(results['data'], indent=2, default=str)}\n```\n"
-    (output / "report.md").write_text(text, encoding="utf-8")
-    (output / "results.json").write_text(json.dumps(results, indent=2, default=str), encoding="utf-8")
 
 
 def main() -> None:
     """Run the stages and report."""
     begin = time.time()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     args, angel = parse_arguments(sys.argv[1:])
     state = PartialState()
     if angel.use_cpu or not torch.accelerator.is_available():
         # `accelerate launch` sets one thread a process unless told otherwise, which leaves the other cores idle.
         torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // state.num_processes))
-    random.seed(angel.seed)
     set_seed(angel.seed)
+    if not state.is_main_process:
+        logging.getLogger().setLevel(logging.ERROR)
     output = Path(angel.output_dir)
     positive, rounds, final = output / "positive", output / "angel", output / "linker"
-    if state.is_main_process and not args.resume:
-        for folder in (positive, rounds, final):
-            if folder.exists():
-                logger.warning("%s is from an earlier run and is replaced (--resume would go on with it)", folder)
-                shutil.rmtree(folder)
+    if args.skip_positive and args.skip_angel:
+        raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
+    kb, corpus, data = load_data(args)
+    replaced = [] if args.skip_positive else [positive]
+    replaced += [] if args.skip_angel else [rounds, final]
+    for folder in replaced:
+        if state.is_main_process and not args.resume and folder.exists():
+            logger.warning("%s is from an earlier run and is replaced (--resume would go on with it)", folder)
+            shutil.rmtree(folder)
     state.wait_for_everyone()
-    kb, corpus, report = load_data(args)
-    curves = {}
+    logger.info("a run that is interrupted goes on when the same command is given with --resume")
+    curves: dict[str, Curve] = {}
+    linkers: dict[str, Path] = {}
     try:
         if not args.skip_positive:
-            curves["positive-only"] = stage(
-                positive, str(positive), args, state, lambda: train_positive(args, angel, kb, corpus, positive)
-            )
+            run = partial(train_positive, args, angel, kb, corpus, positive)
+            curves["positive-only"] = stage(positive, positive, args.resume, state, run)
+        if (positive / "angel.json").exists():
+            linkers["positive-only"] = positive
         if not args.skip_angel:
-            curve = stage(
-                rounds, str(final), args, state,
-                lambda: train_angel(args, angel, kb, corpus, positive, rounds, final),
-            )
-            offset = curves["positive-only"][-1][0] if curves.get("positive-only") else 0
-            curves["ANGEL"] = [(offset + step, value) for step, value in curve]
+            run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final)
+            before = curves["positive-only"][-1][0] if "positive-only" in curves else 0
+            curves["ANGEL"] = [(before + step, value) for step, value in stage(rounds, final, args.resume, state, run)]
+            linkers["ANGEL"] = final
     except KeyboardInterrupt:
-        raise SystemExit(f"Interrupted. At most one round is lost: run the same command with --resume ({output})") from None
-    if not state.is_main_process:
-        return
-    test = corpus["test"]
-    systems, predictions = {}, {}
-    references = groups = None
-    for name, folder in (("positive-only", positive), ("ANGEL", final)):
-        if (folder / "angel.json").exists():
-            result, mentions = evaluate(folder, test, angel, args.bootstrap)
-            systems[name], predictions[name] = result.metrics, result.predictions
-            references, groups = mentions.references, mentions.documents
-            report[f"test mentions ({name})"] = mentions.report
-    floors = {"lookup": StringLookup(kb), "lookup + training mentions": StringLookup(kb, corpus["train"])}
-    rows = {
-        name: score(floor.predict(test), references, groups=groups, bootstrap=args.bootstrap)
-        for name, floor in floors.items()
-    }
-    rows |= systems
-    results = {"settings": {"recipe": vars(args), "angel": angel.to_dict()}, "data": report, "test": rows}
-    if len(predictions) == 2:
-        results["difference"] = paired_difference(
-            predictions["positive-only"], predictions["ANGEL"], references, groups=groups
-        )
-    name = "synthetic quickstart" if args.corpus is None else Path(args.corpus).name
-    write_report(output, rows, results, curves, f"ANGEL on {name}, test split ({len(test)} mentions)")
-    linker = final if "ANGEL" in systems else positive
-    mention = test[0]
-    shown = f"{mention['text'][: mention['start']]}[{mention['mention']}]{mention['text'][mention['end'] :]}"
-    print(f"\nThe linker is in {linker}. Try it:\n  python -m angel_trl {linker} {json.dumps(shown, ensure_ascii=False)}\n")
-    keys = ("acc@1", "acc@5", "mrr", "acc@1_strict")
-    summary = {
-        "lookup": rows["lookup"],
-        "lookup_with_training_mentions": rows["lookup + training mentions"],
-        "positive_only": rows.get("positive-only"),
-        "angel": rows.get("ANGEL"),
-    }
-    line = {name: scores and {key: round(scores[key], 2) for key in keys} for name, scores in summary.items()}
-    print(json.dumps(line | {"linker": str(linker), "seconds": round(time.time() - begin, 1)}))
+        raise SystemExit(f"Interrupted. Run the same command with --resume to go on in {output}.") from None
+    if state.is_main_process:
+        results = {"settings": {"recipe": vars(args), "angel": angel.to_dict()}, "data": data}
+        results |= evaluate_systems(linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu)
+        name = "the synthetic quickstart" if args.corpus is None else Path(args.corpus).name
+        write_report(output, results, curves, f"ANGEL on {name}, test split ({len(corpus['test'])} mentions)")
+        linker = list(linkers.values())[-1]
+        print(f"\nThe linker is in {linker}. Try it:\n  {command_to_try(linker, corpus['test'])}\n")
+        print(last_line(results, linker, begin), flush=True)
 
 
 if __name__ == "__main__":

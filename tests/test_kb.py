@@ -129,12 +129,25 @@ def test_duplicate_concept_id_is_named(second):
         KnowledgeBase([Concept("D1", ("a",)), Concept(second, ("b",))], source="tiny")
 
 
-def test_empty_id_is_refused():
-    with pytest.raises(ValueError, match="concept 1: empty id ' '"):
-        KnowledgeBase([Concept("D1", ("a",)), Concept(" ", ("b",))])
+@pytest.mark.parametrize("concept_id", ["", " ", "MESH:"])
+def test_an_id_of_nothing_is_refused(concept_id):
+    with pytest.raises(ValueError, match="concept 1 .*empty id .*names \\('b',\\)"):
+        KnowledgeBase([Concept("D1", ("a",)), Concept(concept_id, ("b",))], source="test")
 
 
-@pytest.mark.parametrize("names", [(), "abc"])
+@pytest.mark.parametrize("alternate", ["", " ", "OMIM:"])
+def test_an_alternate_id_of_nothing_is_refused(alternate):
+    with pytest.raises(ValueError, match="concept 'D1': empty alternate id"):
+        KnowledgeBase([Concept("D1", ("a",), ("9", alternate))])
+
+
+def test_a_knowledge_base_without_any_name_left_has_none_to_offer():
+    kb = KnowledgeBase([Concept("D1", ("+", "-"))])
+    assert (kb.num_names, kb.find("+"), kb.names_of_concept(0).tolist()) == (0, None, [])
+    assert kb.statistics()["concepts_without_name"] == 1
+
+
+@pytest.mark.parametrize("names", [(), "abc", ("a", 1)])
 def test_names_must_be_a_non_empty_sequence(names):
     with pytest.raises(ValueError, match="concept 'D1': names must be a non-empty sequence"):
         KnowledgeBase([Concept("D1", names)])

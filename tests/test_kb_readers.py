@@ -59,6 +59,9 @@ def test_jsonl_reads_every_field(tmp_path):
     assert report.notes == {"unknown field 'url' ignored": 1}
 
 
+_DEFECTS = ("empty name dropped", "duplicate name dropped", "blank around name")
+
+
 @pytest.mark.parametrize(
     ("text", "skipped", "repaired"),
     [
@@ -68,12 +71,58 @@ def test_jsonl_reads_every_field(tmp_path):
         (" D1 ||a\n", {}, {"blank around id": 1}),
         ('{"id": "D1", "names": ["a"]}\n{"id": "", "names": ["b"]}', {"no concept id": 1}, {}),
         ('{"D1": ["a"], "D2": [" "]}', {"no name": 1}, {}),
+        ("D1||a|b|a\nD1||b\n", {}, {"duplicate name dropped": 2}),
+        ('{"D1": ["a", "", "a ", "b "]}', {}, dict.fromkeys(_DEFECTS, 1)),
+        ('{"id": "D1", "names": ["a", "", "a ", "b "]}', {}, dict.fromkeys(_DEFECTS, 1)),
+        (
+            '{"id": "D1", "names": ["a"], "alternate_ids": ["", "9", "9"]}',
+            {},
+            {"empty alternate id dropped": 1, "duplicate alternate id dropped": 1},
+        ),
     ],
 )
 def test_defective_concepts_are_counted(tmp_path, text, skipped, repaired):
     _, report = read_concepts(_write(tmp_path / "kb", text))
     assert (report.skipped, report.repaired) == (skipped, repaired)
     assert report.read == report.used + sum(report.skipped.values())
+    assert set(report.fixes) == set(skipped)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "alternate_ids"),
+    [
+        ("D1|9||a|b||a\n", ("a", "b"), ("9",)),
+        ('{"D1": ["a", "", "b ", "a"]}', ("a", "b"), ()),
+        ('{"id": "D1", "names": ["a", "", "b ", "a"], "alternate_ids": ["", " 9"]}', ("a", "b"), ("9",)),
+    ],
+)
+def test_no_empty_or_repeated_name_or_id_gets_through(tmp_path, text, names, alternate_ids):
+    concepts, _ = read_concepts(_write(tmp_path / "kb", text))
+    assert concepts == [Concept("D1", names, alternate_ids)]
+
+
+def test_a_duplicate_name_is_warned_of_with_file_line_and_value(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        kb = read_knowledge_base(_write(tmp_path / "kb", "D1||a\nD2||b|Ataxia|Ataxia\n"))
+    assert f"repaired: duplicate name dropped: 1 (first: {tmp_path}/kb:2 'Ataxia')" in caplog.text
+    assert kb.names == ["a", "b", "ataxia"]
+
+
+def test_concepts_whose_names_normalise_to_nothing_are_warned_of(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        kb = read_knowledge_base(_write(tmp_path / "kb", "D1||a\nD2||+|-\n"))
+    assert len(kb) == 2
+    assert "1 of 2 concepts have no name left after normalisation and cannot be predicted: 'D2' ('+', '-')." in (
+        caplog.text
+    )
+
+
+def test_the_knowledge_base_keeps_the_account_of_its_source(tmp_path):
+    kb = read_knowledge_base(_write(tmp_path / "kb", "D1||a\nD2||\n"))
+    assert (kb.read_report.read, kb.read_report.used, kb.read_report.skipped) == (2, 1, {"no name": 1})
+    kb.to_parquet(tmp_path / "kb.parquet")
+    assert read_knowledge_base(tmp_path / "kb.parquet").read_report is None
+    assert KnowledgeBase(EXPECTED).read_report is None
 
 
 @pytest.mark.parametrize(
@@ -85,6 +134,7 @@ def test_defective_concepts_are_counted(tmp_path, text, skipped, repaired):
         ('{"id": "1", "names": ["a"]}\n{"id"', "kb:2: .* is not JSON"),
         ('{"id": "1", "names": "a"}', "kb:1: field 'names': must be a list of strings, got 'a'"),
         ('{"id": 1, "names": ["a"]}', "kb:1: field 'id' must be a string, got 1"),
+        ('{"id": "1", "names": ["a"]}\n{"id": "1 ", "names": ["b"]}', "kb:2: concept id '1' stands on line 1 already"),
         ('{"D1": "a"}', "kb: id 'D1': must be a list of strings, got 'a'"),
         ('{"D1": ["a"], "D1": ["b"]}', "kb: id 'D1': stands in the file twice"),
         ('{"D1": ["a"]', "kb:1: not JSON"),

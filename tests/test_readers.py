@@ -47,7 +47,8 @@ def test_pubtator_mention(read_lines_of):
         }
     ]
     assert dataset.features == MENTION_FEATURES
-    assert report.to_dict() == {"read": 1, "used": 1, "skipped": {}, "repaired": {}, "notes": {}, "examples": {}}
+    empty = {"skipped": {}, "repaired": {}, "notes": {}, "examples": {}, "fixes": {}}
+    assert report.to_dict() == {"read": 1, "used": 1, **empty}
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,17 @@ def test_defective_mention_is_skipped_with_its_reason_and_place(read_lines_of, t
     assert len(dataset) == 1
     assert (report.read, report.used, report.skipped) == (2, 1, {reason: 1})
     assert report.examples[reason][0].startswith(f"{tmp_path}/corpus.txt:3 ")
+    assert list(report.fixes) == [reason]
+
+
+def test_a_wrong_offset_is_told_with_file_line_value_and_fix(read_lines_of, tmp_path):
+    _, report = read_lines_of((1, 0, 6, "Ataxia", "Disease", "D1"), (1, 23, 29, "Ovarian", "Disease", "D2"))
+    assert report.summary() == (
+        "1 of 2 records used\n"
+        "  skipped: mention not found at its offsets or nearby: 1 "
+        f"(first: {tmp_path}/corpus.txt:4 '1 23 29 Ovarian Disease D2', where the text has 'Breast'). "
+        "Correct its offsets: characters from 0 in the title, one separator and the abstract."
+    )
 
 
 @pytest.mark.parametrize("line", [(1, "CID", "D008750", "D007022"), (1, "Association", "D1", "D2", "Novel")])
@@ -278,6 +290,48 @@ def test_directories_that_do_not_tell_the_splits(tmp_path, names, message):
         read_corpus(tmp_path)
 
 
+def test_a_file_named_after_a_split_that_is_not_pubtator_is_an_error(tmp_path):
+    _write(tmp_path / "train.txt", MENTION)
+    _write(tmp_path / "test.xml", "<?xml version='1.0'?><collection/>")
+    message = r"test\.xml: its name tells test, but it is not PubTator.*it starts with \"<\?xml.*Convert it"
+    with pytest.raises(ValueError, match=message):
+        read_corpus(tmp_path)
+
+
+def test_a_file_beside_that_of_its_split_is_left_alone(tmp_path):
+    _write(tmp_path / "train.txt", MENTION)
+    _write(tmp_path / "README_train.md", "About the training set.")
+    splits, report = read_corpus(tmp_path)
+    assert list(splits) == ["train"]
+    assert report.examples["file that is not PubTator left alone"] == [f"{tmp_path}/README_train.md"]
+
+
+def test_every_mention_line_of_a_corpus_is_accounted_for(tmp_path):
+    """One line of each defect: read is used plus skipped, and each reason has its count, place and fix."""
+    lines = [
+        ("1", "0", "6", "Ataxia", "Disease", "D1"),
+        ("1", "0", "6"),
+        ("2", "0", "6", "Ataxia", "Disease", "D1"),
+        ("1", "0", "6", " ", "Disease", "D1"),
+        ("1", "900", "906", "Ataxia", "Disease", "D1"),
+        ("1", "900", "906", "Ataxia", "Disease", "D1"),
+    ]
+    text = DOCUMENT + "".join("\t".join(line) + "\n" for line in lines) + "\n"
+    _write(tmp_path / "train.txt", text * 2)
+    splits, report = read_corpus(tmp_path)
+    assert len(splits["train"]) == report.used == 1
+    assert report.skipped == {
+        "3 columns instead of 6": 1,
+        "mention under another document": 1,
+        "empty mention": 1,
+        "mention not found at its offsets or nearby": 2,
+        "duplicate document": 6,
+    }
+    assert report.read == report.used + sum(report.skipped.values()) == 12
+    assert set(report.examples) == {*report.skipped, "document repeated word for word"}
+    assert set(report.fixes) == set(report.skipped)
+
+
 def test_corpus_file_with_a_stray_byte_is_not_left_alone(tmp_path):
     (tmp_path / "train.txt").write_bytes(MENTION.encode() + b"1\t0\t4\tcaf\xe9\tDisease\tD1\n")
     with pytest.raises(ValueError, match="train.txt:4: not UTF-8 text"):
@@ -293,15 +347,15 @@ def test_report_keeps_five_examples_and_its_invariant():
     report = ReadReport()
     report.use()
     for number in range(7):
-        report.skip("bad", f"f:{number}")
+        report.skip("bad", f"f:{number}", "Mend it.")
     assert (report.read, report.used, report.skipped) == (8, 1, {"bad": 7})
     assert report.examples == {"bad": ["f:0", "f:1", "f:2", "f:3", "f:4"]}
 
 
 def test_reports_merge_into_a_new_one():
     first, second = ReadReport(), ReadReport()
-    first.skip("bad", "f:1")
-    second.skip("bad", "g:1")
+    first.skip("bad", "f:1", "Mend it.")
+    second.skip("bad", "g:1", "Mend it.")
     second.use()
     second.repair("blank", "g:2")
     merged = first.merge(second)
@@ -312,6 +366,7 @@ def test_reports_merge_into_a_new_one():
         "repaired": {"blank": 1},
         "notes": {},
         "examples": {"bad": ["f:1", "g:1"], "blank": ["g:2"]},
+        "fixes": {"bad": "Mend it."},
     }
     assert first.read == 1
 
@@ -319,10 +374,10 @@ def test_reports_merge_into_a_new_one():
 def test_report_summary():
     report = ReadReport()
     report.use()
-    report.skip("bad", "f:1 'x'")
+    report.skip("bad", "f:1 'x'", "Mend it.")
     report.note("odd", "f:2 'y'")
     assert report.summary() == (
-        "1 of 2 records used\n  skipped: bad: 1 (first: f:1 'x')\n  note: odd: 1 (first: f:2 'y')"
+        "1 of 2 records used\n  skipped: bad: 1 (first: f:1 'x'). Mend it.\n  note: odd: 1 (first: f:2 'y')"
     )
 
 

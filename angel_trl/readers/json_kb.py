@@ -36,11 +36,12 @@ def read_jsonl(path: str | Path) -> tuple[list[Concept], ReadReport]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is not a JSON object, or a field has the wrong type; the message names the file, the
-            line and the field.
+        ValueError: If a line is not a JSON object, a field has the wrong type, or an id stands on two lines; the
+            message names the file, the line and the field.
     """
     report = ReadReport()
     concepts: list[Concept] = []
+    line_of: dict[str, int] = {}
     for number, line in read_lines(path):
         if not line.strip():
             continue
@@ -58,9 +59,15 @@ def read_jsonl(path: str | Path) -> tuple[list[Concept], ReadReport]:
             if not isinstance(row.get(key, ""), str):
                 raise ValueError(f"{where}: field {key!r} must be a string, got {row[key]!r:.80}")
         concept_id = row.get("id", "").strip()
+        first = line_of.setdefault(concept_id, number)
+        if concept_id and first != number:
+            raise ValueError(f"{where}: concept id {concept_id!r} stands on line {first} already; merge their names")
         if _usable(concept_id, lists["names"], f"{where} {shorten(line)}", report):
-            names, alternate_ids, types = (tuple(lists[key]) for key in _LISTS)
-            concepts.append(Concept(concept_id, names, alternate_ids, types, row.get("definition", "")))
+            kinds = ("name", "alternate id", "type")
+            names, alternates, types = (
+                tuple(_clean(lists[key], kind, where, report)) for key, kind in zip(_LISTS, kinds, strict=True)
+            )
+            concepts.append(Concept(concept_id, names, alternates, types, row.get("definition", "")))
     return concepts, report
 
 
@@ -88,7 +95,7 @@ def read_target_kb(path: str | Path) -> tuple[list[Concept], ReadReport]:
         if concept_id in names_of:
             raise ValueError(f"{where}: stands in the file twice; merge its names")
         if _usable(concept_id, names, where, report):
-            names_of[concept_id] = names
+            names_of[concept_id] = _clean(names, "name", where, report)
     return [Concept(concept_id, tuple(names)) for concept_id, names in names_of.items()], report
 
 
@@ -104,10 +111,26 @@ def _strings(value: object, where: str) -> list[str]:
 
 def _usable(concept_id: str, names: list[str], where: str, report: ReadReport) -> bool:
     if not concept_id:
-        report.skip("no concept id", where)
+        report.skip("no concept id", where, "Give the concept an id, or delete it.")
     elif not any(name.strip() for name in names):
-        report.skip("no name", where)
+        report.skip("no name", where, "Give the concept a name, or delete it.")
     else:
         report.use()
         return True
     return False
+
+
+def _clean(values: list[str], kind: str, where: str, report: ReadReport) -> list[str]:
+    """Strip the values and leave out the empty and the repeated ones, counting each."""
+    kept: dict[str, None] = {}  # an ordered set
+    for value in values:
+        stripped = value.strip()
+        if not stripped:
+            report.repair(f"empty {kind} dropped", f"{where} {values!r:.80}")
+        elif stripped in kept:
+            report.repair(f"duplicate {kind} dropped", f"{where} {shorten(stripped)}")
+        elif stripped != value:
+            report.repair(f"blank around {kind}", f"{where} {shorten(value)}")
+        if stripped:
+            kept[stripped] = None
+    return list(kept)

@@ -10,7 +10,7 @@ from .json_kb import looks_like_jsonl, looks_like_target_kb, read_jsonl, read_ta
 from .lines import read_head, shorten
 from .medic import looks_like_medic, looks_like_tab, read_medic, read_tab
 from .pubtator import looks_like_pubtator
-from .report import ReadReport
+from .report import MAX_EXAMPLES, ReadReport
 
 __all__ = ["read_concepts", "read_knowledge_base"]
 
@@ -62,7 +62,8 @@ def read_concepts(path: str | Path) -> tuple[list[Concept], ReadReport]:
 def read_knowledge_base(path: str | Path, normalization: str | None = None) -> KnowledgeBase:
     """Read a knowledge base in any known format: those of [`read_concepts`], and parquet by `to_parquet`.
 
-    What was skipped, repaired or noted is logged; [`read_concepts`] returns it.
+    What was skipped, repaired or noted is logged and kept in the knowledge base's `read_report`, and concepts whose
+    names all normalise to `""` are warned of.
 
     Args:
         path: The file.
@@ -81,11 +82,24 @@ def read_knowledge_base(path: str | Path, normalization: str | None = None) -> K
             return kb
         return KnowledgeBase(kb.concepts, normalization=normalization, source=kb.source)
     concepts, report = read_concepts(path)
-    level = logging.WARNING if report.skipped else logging.INFO
+    level = logging.WARNING if report.skipped or report.repaired else logging.INFO
     logger.log(level, "%s: %s", path, report.summary())
     if not concepts:
         raise ValueError(f"{path}: no usable concept: {report.summary()}")
-    return KnowledgeBase(concepts, normalization=normalization or "genbioel", source=Path(path).name)
+    kb = KnowledgeBase(concepts, normalization=normalization or "genbioel", source=Path(path).name)
+    kb.read_report = report
+    nameless = [concept for index, concept in enumerate(kb.concepts) if not len(kb.names_of_concept(index))]
+    if nameless:
+        logger.warning(
+            "%s: %d of %d concepts have no name left after normalisation and cannot be predicted: %s. "
+            "Give them a name of letters or digits, or choose another normalization than %r.",
+            path,
+            len(nameless),
+            len(kb),
+            ", ".join(f"{concept.id!r} {concept.names!r:.60}" for concept in nameless[:MAX_EXAMPLES]),
+            kb.normalization,
+        )
+    return kb
 
 
 def _existing(path: str | Path) -> Path:

@@ -56,7 +56,7 @@ def _first_line(head: str) -> str:
 
 def _read(path: str | Path, separator: str, layout: str) -> tuple[list[Concept], ReadReport]:
     report = ReadReport()
-    names_of: dict[str, list[str]] = {}
+    names_of: dict[str, dict[str, None]] = {}  # each an ordered set
     alternates_of: dict[str, list[str]] = {}
     for number, line in read_lines(path):
         if not line.strip():
@@ -68,14 +68,18 @@ def _read(path: str | Path, separator: str, layout: str) -> tuple[list[Concept],
         ids = list(_fields(raw_ids, "id", where, report))
         names = list(_fields(raw_names, "name", where, report))
         if not ids:
-            report.skip("no concept id", f"{where} {shorten(line)}")
+            report.skip("no concept id", f"{where} {shorten(line)}", "Begin the line with the id, or delete it.")
         elif not names:
-            report.skip("no name", f"{where} {shorten(line)}")
+            report.skip("no name", f"{where} {shorten(line)}", "Give the concept a name, or delete the line.")
         else:
             report.use()
             if ids[0] in names_of:
                 report.note("concept id on several lines, names joined", f"{where} {shorten(ids[0])}")
-            names_of.setdefault(ids[0], []).extend(names)
+            known = names_of.setdefault(ids[0], {})
+            for name in names:
+                if name in known:
+                    report.repair("duplicate name dropped", f"{where} {shorten(name)}")
+                known[name] = None
             alternates_of.setdefault(ids[0], []).extend(ids[1:])
     concepts = [
         Concept(concept_id, tuple(names), tuple(dict.fromkeys(alternates_of[concept_id])))

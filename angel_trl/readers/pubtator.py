@@ -132,7 +132,8 @@ def _unique_documents(documents: Iterator[_Document], report: ReadReport) -> Ite
         if any(document.text == other.text and document.annotations == other.annotations for other in earlier):
             report.note("document repeated word for word", where)
             for place, columns in document.lines:
-                report.skip("duplicate document", f"{place} {shorten(' '.join(columns))}")
+                value = f"{place} {shorten(' '.join(columns))}"
+                report.skip("duplicate document", value, "Its mentions are kept once; delete the repetition.")
             continue
         if earlier:
             same_text = any(document.text == other.text for other in earlier)
@@ -148,20 +149,24 @@ def _mentions(document: _Document, split: str, report: ReadReport) -> Iterator[d
     for where, columns in document.lines:
         value = f"{where} {shorten(' '.join(columns))}"
         if len(columns) < 5:
-            report.skip(f"{len(columns)} columns instead of 6", value)
+            fix = "A mention line is PMID, start, end, mention, type and ids, separated by tabs."
+            report.skip(f"{len(columns)} columns instead of 6", value, fix)
             continue
         if columns[0].strip() != document.id:
-            report.skip("mention under another document", value)
+            fix = "Move the line below its own title and abstract, or correct its first column."
+            report.skip("mention under another document", value, fix)
             continue
         start, end = (_offset(columns[i], name, where) for i, name in ((1, "start"), (2, "end")))
         mention = columns[3].strip()
         if not mention:
-            report.skip("empty mention", value)
+            report.skip("empty mention", value, "Fill in the fourth column, or delete the line.")
             continue
         if start < 0 or text[start:end] != mention:
             place = _nearest(text, mention, start)
             if place is None:
-                report.skip("mention not found at its offsets or nearby", value)
+                there = shorten(text[max(start, 0) : max(end, 0)], 40)
+                fix = "Correct its offsets: characters from 0 in the title, one separator and the abstract."
+                report.skip("mention not found at its offsets or nearby", f"{value}, where the text has {there}", fix)
                 continue
             start, end = place, place + len(mention)
             report.repair("wrong offset", value)

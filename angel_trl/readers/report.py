@@ -24,6 +24,7 @@ class ReadReport:
         notes: What a user should know and that changed nothing in the counts above, by reason (for instance
             mentions without a concept id, or ignored relation lines).
         examples: For each reason, the first five places as `"file:line value"`.
+        fixes: For each reason to skip, what to do about it.
     """
 
     read: int = 0
@@ -32,15 +33,17 @@ class ReadReport:
     repaired: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    fixes: dict[str, str] = field(default_factory=dict)
 
     def use(self) -> None:
         """Count one record as read and kept."""
         self.read += 1
         self.used += 1
 
-    def skip(self, reason: str, where: str) -> None:
-        """Count one record as read and left out; `where` is `"file:line value"`."""
+    def skip(self, reason: str, where: str, fix: str) -> None:
+        """Count one record as read and left out; `where` is `"file:line value"`, `fix` what to do about it."""
         self.read += 1
+        self.fixes[reason] = fix
         self._count(self.skipped, reason, where)
 
     def repair(self, reason: str, where: str) -> None:
@@ -53,7 +56,7 @@ class ReadReport:
 
     def merge(self, other: "ReadReport") -> "ReadReport":
         """Return a new report with the counts of both, this one's examples first."""
-        merged = ReadReport(read=self.read + other.read, used=self.used + other.used)
+        merged = ReadReport(read=self.read + other.read, used=self.used + other.used, fixes=self.fixes | other.fixes)
         for report in (self, other):
             for counts, into in (
                 (report.skipped, merged.skipped),
@@ -66,7 +69,7 @@ class ReadReport:
                 merged._add_examples(reason, places)
         return merged
 
-    def to_dict(self) -> dict[str, int | dict[str, int] | dict[str, list[str]]]:
+    def to_dict(self) -> dict[str, int | dict[str, int] | dict[str, list[str]] | dict[str, str]]:
         """Return the report as plain JSON-ready values; the result shares nothing with the report."""
         return {
             "read": self.read,
@@ -75,13 +78,16 @@ class ReadReport:
             "repaired": dict(self.repaired),
             "notes": dict(self.notes),
             "examples": {reason: list(places) for reason, places in self.examples.items()},
+            "fixes": dict(self.fixes),
         }
 
     def summary(self) -> str:
-        """Return the counts as a few lines of text, one reason a line with its first example."""
+        """Return the counts as a few lines of text, one reason a line with its first example and its fix."""
         lines = [f"{self.used} of {self.read} records used"]
         for title, counts in (("skipped", self.skipped), ("repaired", self.repaired), ("note", self.notes)):
-            lines += [f"  {title}: {reason}: {n} (first: {self.examples[reason][0]})" for reason, n in counts.items()]
+            for reason, count in counts.items():
+                fix = f". {self.fixes[reason]}" if reason in self.fixes else ""
+                lines.append(f"  {title}: {reason}: {count} (first: {self.examples[reason][0]}){fix}")
         return "\n".join(lines)
 
     def _count(self, counts: dict[str, int], reason: str, where: str) -> None:

@@ -1,0 +1,96 @@
+"""The end of the recipe: score the test split, write the report, print the table and the line a program reads."""
+
+import json
+import shlex
+import time
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from angel_trl import EntityLinker, KnowledgeBase, paired_difference, score
+from angel_trl.evaluation import evaluate_linking
+from angel_trl.lookup import StringLookup
+from angel_trl.report import plot_learning_curve, results_table, to_markdown
+from angel_trl.targets import prepare_mentions
+
+LOOKUP, LOOKUP_TRAIN = "lookup", "lookup + training mentions"
+Curve = list[tuple[float, float]]
+
+
+def evaluate_systems(
+    linkers: dict[str, Path], kb: KnowledgeBase, corpus: DatasetDict, bootstrap: int, num_beams: int, cpu: bool
+) -> dict:
+    """Score string lookup and the linkers on the test split: `test` (a row a system), `counts` and `difference`."""
+    test = corpus["test"]
+    scored = {"groups": list(test["document_id"]), "bootstrap": bootstrap}
+    trained, predictions, counts = {}, {}, {}
+    for name, folder in linkers.items():
+        linker = EntityLinker.from_pretrained(folder, device="cpu" if cpu else None)
+        mentions = prepare_mentions(test, linker.targets)
+        result = evaluate_linking(
+            linker.model,
+            linker.targets,
+            mentions,
+            num_beams=num_beams,
+            bootstrap=bootstrap,
+            progress=f"testing {name}",
+        )
+        trained[name], predictions[name] = result.metrics, result.predictions
+        references = mentions.references
+    for split in corpus:
+        counts[split] = prepare_mentions(corpus[split], linker.targets, for_training=split == "train").report
+    floors = {LOOKUP: StringLookup(kb), LOOKUP_TRAIN: StringLookup(kb, corpus["train"])}
+    rows = {name: score(floor.predict(test), references, **scored) for name, floor in floors.items()}
+    counts["names no model can write"] = len(linker.targets.unreachable)
+    results = {"test": rows | trained, "counts": counts}
+    if len(predictions) == 2:
+        before, after = predictions.values()
+        results["difference"] = paired_difference(before, after, references, groups=scored["groups"])
+    return results
+
+
+def write_report(output: Path, results: dict, curves: dict[str, Curve], title: str) -> None:
+    """Write results.json, report.md and learning_curve.png, and print the table."""
+    rows = results["test"]
+    print("\n" + results_table(rows, title=title))
+    text = f"# {title}\n\n{to_markdown(rows)}\n"
+    if "difference" in results:
+        points, (low, high) = results["difference"]["difference"], results["difference"]["ci"]
+        line = f"ANGEL - positive-only, Acc@1: {points:+.1f} points [{low:+.1f}, {high:+.1f}]"
+        print(line)
+        text += f"\n{line} (95% paired bootstrap over documents)\n"
+    if curves:
+        floor = rows[LOOKUP_TRAIN]["acc@1"]
+        plot_learning_curve(curves, output / "learning_curve.png", title, floor, f"{LOOKUP_TRAIN} (test)")
+        text += "\n![Dev Acc@1 by optimiser step](learning_curve.png)\n"
+    for heading, key in (("Data", "data"), ("Mentions by split", "counts")):
+        text += f"\n## {heading}\n\n```json\n{json.dumps(results[key], indent=2)}\n```\n"
+    (output / "report.md").write_text(text, encoding="utf-8")
+    (output / "results.json").write_text(json.dumps(results, indent=2, default=str), encoding="utf-8")
+
+
+def last_line(results: dict, linker: Path, begin: float) -> str:
+    """What a program reads: the scores of each system, the linker and the seconds taken."""
+
+    def scores(row: dict | None) -> dict | None:
+        return row and {key: round(row[key], 2) for key in ("acc@1", "acc@5", "mrr", "acc@1_strict")}
+
+    rows = results["test"]
+    line = {
+        "lookup": scores(rows[LOOKUP]),
+        "lookup_with_training_mentions": scores(rows[LOOKUP_TRAIN]),
+        "positive_only": scores(rows.get("positive-only")),
+        "angel": scores(rows.get("ANGEL")),
+    }
+    return json.dumps(line | {"linker": str(linker), "seconds": round(time.time() - begin, 1)})
+
+
+def command_to_try(linker: Path, test: Dataset) -> str:
+    """A shell command that links a mention of the test split, shown with a little context."""
+    for row in test:
+        before, after = row["text"][: row["start"]], row["text"][row["end"] :]
+        before = before if len(before) <= 80 else before[-80:].partition(" ")[2]
+        after = after if len(after) <= 80 else after[:80].rpartition(" ")[0]
+        if not set(before + row["mention"] + after) & set("[]"):
+            break
+    return shlex.join(["python", "-m", "angel_trl", str(linker), f"{before}[{row['mention']}]{after}"])
