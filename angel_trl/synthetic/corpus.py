@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from angel_trl.kb import KnowledgeBase
 
-SPLIT_MENTIONS = {"train": 6000, "dev": 600, "test": 1200}
+SPLIT_MENTIONS = {"train": 2200, "dev": 800, "test": 1000}
 """The least number of mentions of a split; its last passage may add one."""
 MIN_WORDS, MAX_WORDS = 12, 40
 
@@ -36,7 +36,7 @@ UNDERSPECIFIED_RATE = 0.5
 SHARED_ABBREVIATION_RATE = 0.2
 FREE_CUE_RATE = 0.5
 FILLER_RATE = 0.35
-TYPO_RATE = 0.1
+TYPO_RATE = 0.4
 MIN_TYPO_LETTERS = 6
 
 _Span = tuple[int, int, Entry]
