@@ -87,7 +87,7 @@ def test_knowledge_base_has_the_promised_size(seed):
 def test_seed_0_has_the_published_counts(corpus):
     kb, splits = corpus
     assert (len(kb), kb.num_names) == (647, 2585)
-    assert [len(splits[split]) for split in SPLITS] == [2201, 301, 600]
+    assert [len(splits[split]) for split in SPLITS] == [2200, 800, 1000]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -261,15 +261,15 @@ def test_test_has_surface_forms_and_concepts_that_train_lacks(seed):
     surfaces = {normalize(mention) for mention in splits["train"]["mention"]}
     concepts = {gold_id(row) for row in splits["train"]}
     rows = splits["test"].to_list()
-    assert 0.35 <= sum(normalize(row["mention"]) not in surfaces for row in rows) / len(rows) <= 0.5
+    assert 0.45 <= sum(normalize(row["mention"]) not in surfaces for row in rows) / len(rows) <= 0.6
     assert 0.05 <= sum(gold_id(row) not in concepts for row in rows) / len(rows) <= 0.2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_string_lookup_is_a_real_floor_that_can_be_beaten(seed):
     kb, splits = generated(seed)
-    assert 30 <= lookup_floor(kb, splits, with_train=False) <= 45
-    assert 50 <= lookup_floor(kb, splits, with_train=True) <= 62
+    assert 18 <= lookup_floor(kb, splits, with_train=False) <= 32
+    assert 38 <= lookup_floor(kb, splits, with_train=True) <= 52
 
 
 def test_the_vocabulary_is_small(entries):

@@ -151,7 +151,8 @@ def test_what_cannot_teach_is_left_out_of_training_and_counted(targets, caplog):
         "skipped: longer than the model's window": 1,
         "used": 2,
     }
-    assert "1 of 5 mentions skipped: no concept" in caplog.messages
+    expected = "1 of 5 mentions skipped: no concept, such as d:1 'cold' []. Label them, or leave them out."
+    assert expected in caplog.messages
 
 
 def test_evaluation_keeps_every_mention(targets):
