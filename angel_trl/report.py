@@ -159,8 +159,9 @@ def plot_learning_curve(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     # Beneath the axes, where no line can run through it however the training went.
-    figure.legend(loc="outside lower center", ncols=len(history) + (floor is not None), frameon=False, fontsize=10)
-    figure.savefig(path, format="png")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    # A legend wider than the axes widens the picture instead of being cut.
+    figure.savefig(path, format="png", bbox_inches="tight")
     return path
 
 
