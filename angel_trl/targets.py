@@ -35,8 +35,10 @@ class TargetNames:
         trie: the trie of these names if it was saved; built otherwise.
 
     Attributes:
-        unreachable: indices of names that hold the tokenizer's unknown token or are longer than what the prefix
-            leaves of the model's window; they are left out of the trie, since a model could not write them.
+        unreachable: indices of names that hold the tokenizer's unknown token, are longer than what the prefix leaves
+            of the model's window, or have the same tokens as an earlier name; they are left out of the trie, since a
+            model could not write them.
+        answerable: bool `[concepts]`, whether a model can write one of the concept's names.
 
     Raises:
         ValueError: if no name can be written with the tokenizer, or `trie` belongs to other names.
@@ -50,7 +52,11 @@ class TargetNames:
             unknown, too_long = formatter.unknown_names(self.sequences), formatter.long_names(self.sequences)
             self._warn(unknown, "hold characters unknown to the tokenizer", "Use a byte-level tokenizer.")
             self._warn(too_long, "are longer than half the model's window", "Use a tokenizer that knows their words.")
-            reachable = np.setdiff1d(np.arange(kb.num_names), [*unknown, *too_long])
+            writable = np.setdiff1d(np.arange(kb.num_names), [*unknown, *too_long]).tolist()
+            first = {tuple(self.sequences[i]): i for i in reversed(writable)}
+            alike = [i for i in writable if first[tuple(self.sequences[i])] != i]
+            self._warn(alike, "have the same tokens as an earlier name", "Use a byte-level tokenizer.")
+            reachable = np.setdiff1d(writable, alike)
             if not len(reachable):
                 raise ValueError("No name of the knowledge base can be written with this tokenizer.")
             sequences = [self.sequences[i] for i in reachable]
@@ -64,7 +70,6 @@ class TargetNames:
         reachable_names = np.zeros(kb.num_names, dtype=bool)
         reachable_names[trie.leaf_name.cpu().numpy()] = True
         owner = np.repeat(np.arange(len(kb)), np.diff(kb.concept_offsets))
-        # bool [concepts]: whether a model can write one of the concept's names.
         self.answerable = np.bincount(owner[reachable_names[kb.concept_names]], minlength=len(kb)) > 0
         self.unreachable: list[int] = np.setdiff1d(np.arange(kb.num_names), trie.leaf_name.cpu().numpy()).tolist()
 

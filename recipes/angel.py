@@ -165,8 +165,14 @@ def load_model(
     if args.model in SCRATCH_PRESETS:
         passages = sorted({text.lower() for text in corpus["train"]["text"]})
         return scratch_model(args.model, [*kb.names, *passages], seed=seed)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    return AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32), tokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        return AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32), tokenizer
+    except OSError as error:
+        presets = ", ".join(SCRATCH_PRESETS)
+        raise SystemExit(
+            f"Cannot load the model {args.model!r} (presets without the Hub: {presets}): {error}"
+        ) from error
 
 
 def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder: Path) -> Curve:

@@ -61,7 +61,9 @@ def write_report(output: Path, results: dict, curves: dict[str, Curve], title: s
         text += f"\n{line} (95% paired bootstrap over documents)\n"
     if curves:
         floor = rows[LOOKUP_TRAIN]["acc@1"]
-        plot_learning_curve(curves, output / "learning_curve.png", "Learning curve, dev split", floor, "lookup, on test")
+        plot_learning_curve(
+            curves, output / "learning_curve.png", "Learning curve, dev split", floor, "lookup, on test"
+        )
         text += "\n![Dev Acc@1 by optimiser step](learning_curve.png)\n"
     for heading, key in (("Data", "data"), ("Mentions by split", "counts")):
         text += f"\n## {heading}\n\n```json\n{json.dumps(results[key], indent=2)}\n```\n"
