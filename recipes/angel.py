@@ -116,7 +116,8 @@ def parse_arguments(argv: list[str]) -> tuple[RecipeArguments, AngelConfig]:
     only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     only_config.add_argument("--config")
     _, argv = only_config.parse_known_args(argv)
-    parser = TrlParser((RecipeArguments, AngelConfig))
+    # A setting misspelled is an error, not an abbreviation of another.
+    parser = TrlParser((RecipeArguments, AngelConfig), allow_abbrev=False)
     if given.config is not None:
         path = Path(given.config)
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
