@@ -1,10 +1,11 @@
-"""Constrained beam search over a name trie: batched, cached, and able to say when its answer is exact.
+"""Constrained search over a name trie: best first, batched, and able to say when its answer is exact.
 
-Knows models and tries, not gold labels or training. The search differs from `generate` in what it computes: only
-children of live trie nodes are scored (no Python callback, no score tensor to fill), a mention starts with one row and
-never holds a dead one, finished names do not occupy beams, and a prefix that can no longer enter the top k is dropped.
-Log-probabilities only fall along a path, so when no prefix was dropped that scored above the k-th name found, the
-list is the true top k and is marked `exact`.
+Knows models (through `TreeDecoder`) and tries, not gold labels or training. The constraint makes the search cheaper
+than one without: only children of trie nodes that were reached are scored; a stretch of a name without alternatives is
+run in one forward; names are completed early, from the likeliest prefixes on (best-first beam search: Meister, Vieira
+and Cotterell, TACL 2020), and every prefix that cannot beat the k-th name found is forgotten without being run.
+Log-probabilities only fall along a path, so when nothing that fell out of the beam was worth more than the k-th name,
+the list is the true top k and is marked `exact`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from angel_trl.formatting import EncodedMention
-from angel_trl.shared_encoder import SharedRows, completion_logits, lm_logits, pack, pad, share_cross_attention
+from angel_trl.frontier import Floats, Found, Frontier, Ints, Prefixes
+from angel_trl.restrictions import Restriction
+from angel_trl.tree_decoder import TreeDecoder, prepare
 from angel_trl.trie import NameTrie
+
+RANKINGS = ("sum", "mean")
+# Prefixes of a mention extended in one forward. More means fewer forwards, and more prefixes run that the names found
+# meanwhile would have ruled out; measured in recipes/results.
+_AT_ONCE = 8
 
 
 @dataclasses.dataclass(slots=True)
@@ -31,11 +39,13 @@ class Candidates:
         names: int64 `[mentions, k]` name indices, -1 where fewer than k names exist.
         log_probs: float32 `[mentions, k]`, natural logarithm of the probability of the name's tokens (end token
             included) given source and prefix; -inf where there is no name.
-        exact: bool `[mentions]`, whether the list is provably the true top k.
+        lengths: int64 `[mentions, k]`, tokens of the name (end token included); 0 where there is no name.
+        exact: bool `[mentions]`, whether the list is provably the true top k of the ranking asked for.
     """
 
     names: NDArray[np.int64]
     log_probs: NDArray[np.float32]
+    lengths: NDArray[np.int64]
     exact: NDArray[np.bool_]
 
     @classmethod
@@ -44,12 +54,19 @@ class Candidates:
         return cls(
             np.full((mentions, k), -1, dtype=np.int64),
             np.full((mentions, k), -np.inf, dtype=np.float32),
+            np.zeros((mentions, k), dtype=np.int64),
             np.zeros(mentions, dtype=bool),
         )
 
+    @property
+    def mean_log_probs(self) -> NDArray[np.float32]:
+        """Log-probability a token, float32 `[mentions, k]`: the length-normalised score."""
+        return (self.log_probs / np.maximum(self.lengths, 1)).astype(np.float32)
+
     def put(self, rows: NDArray[np.int64], other: Candidates) -> None:
         """Replace the candidates of the mentions `rows` by `other`."""
-        self.names[rows], self.log_probs[rows], self.exact[rows] = other.names, other.log_probs, other.exact
+        for field in self.__slots__:
+            getattr(self, field)[rows] = getattr(other, field)
 
 
 def search(
@@ -60,163 +77,189 @@ def search(
     num_beams: int = 10,
     top_k: int = 5,
     batch_size: int = 32,
+    ranking: str = "sum",
     until_exact: bool = False,
+    max_beams: int = 10_000,
+    restrictions: Sequence[Restriction | None] | None = None,
     progress: str | None = None,
 ) -> Candidates:
     """Find the names of `trie` that `model` finds likeliest for each mention.
 
     Args:
-        model: an encoder-decoder model; it is searched in evaluation mode and left in the mode it was in.
+        model: an encoder-decoder or decoder-only model; searched in evaluation mode and left in the mode it was in.
         trie: the names.
         mentions: encoded mentions; None (a mention the model's window cannot hold) gets no candidates.
-        num_beams: most prefixes kept alive for a mention at each step.
+        num_beams: most prefixes of one length that are extended for a mention.
         top_k: names returned for a mention.
         batch_size: mentions searched together. Results do not depend on it.
-        until_exact: search again with four times the beams, as often as needed, what is not exact.
+        ranking: "sum" ranks names by log-probability, "mean" by log-probability a token (length-normalised).
+        until_exact: widen the beam of a mention until its list is exact.
+        max_beams: the widest beam that `until_exact` goes to; lists not exact by then are marked so.
+        restrictions: for each mention the names it may be given (`TargetNames.restrict` makes them), None for all.
         progress: text of a progress bar, None for none.
 
     Raises:
-        ValueError: if `num_beams` or `top_k` is below 1, or the model's architecture is not supported.
+        ValueError: for a setting out of range, or an architecture that is not supported.
     """
-    if num_beams < 1 or top_k < 1:
-        raise ValueError(f"num_beams ({num_beams}) and top_k ({top_k}) must be at least 1.")
-    share_cross_attention(model)
-    trie = trie.to(model.device)
+    if num_beams < 1 or top_k < 1 or batch_size < 1:
+        raise ValueError(f"num_beams ({num_beams}), top_k ({top_k}) and batch_size ({batch_size}) must be at least 1.")
+    if ranking not in RANKINGS:
+        raise ValueError(f"ranking is {ranking!r}; choose one of {', '.join(RANKINGS)}.")
+    if restrictions is not None and len(restrictions) != len(mentions):
+        raise ValueError(f"{len(restrictions)} restrictions for {len(mentions)} mentions; give one each (or None).")
+    prepare(model)
+    trie = trie.to("cpu")
     found = Candidates.empty(len(mentions), top_k)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), tqdm(total=len(mentions), desc=progress, disable=progress is None) as bar:
-            todo = np.array([row for row, mention in enumerate(mentions) if mention is not None], dtype=np.int64)
-            bar.update(len(mentions) - len(todo))
-            while len(todo):
-                for rows in _batches(mentions, todo, batch_size):
-                    batch = [mention for row in rows if (mention := mentions[row]) is not None]
-                    found.put(rows, _search_batch(model, trie, batch, num_beams, top_k))
-                    bar.update(len(rows) if not until_exact else int(found.exact[rows].sum()))
-                todo = todo[~found.exact[todo]] if until_exact else todo[:0]
-                num_beams *= 4
+            for rows in _batches(mentions, batch_size):
+                batch = [mention for row in rows if (mention := mentions[row]) is not None]
+                allowed = [None if restrictions is None else restrictions[row] for row in rows]
+                frontier = Frontier(len(rows), num_beams, keep=until_exact, max_beams=max_beams)
+                searched = _BatchSearch(TreeDecoder(model, batch), trie, allowed, frontier, top_k, ranking)
+                found.put(rows, searched.run())
+                bar.update(len(rows))
+            bar.update(sum(mention is None for mention in mentions))
     finally:
         model.train(was_training)
     return found
 
 
-def _batches(
-    mentions: Sequence[EncodedMention | None], rows: NDArray[np.int64], batch_size: int
-) -> Iterator[NDArray[np.int64]]:
-    """Batches of mentions with equally long prefixes (so that positions agree), of similar source length."""
-    lengths = [(len(m.prefix), len(m.source)) for row in rows if (m := mentions[row]) is not None]
-    order = sorted(range(len(rows)), key=lambda i: lengths[i])
-    begin = 0
-    for i in range(1, len(order) + 1):
-        new_prefix = i == len(order) or lengths[order[i]][0] != lengths[order[begin]][0]
-        if new_prefix or i - begin == batch_size:
-            yield rows[order[begin:i]]
-            begin = i
+def _batches(mentions: Sequence[EncodedMention | None], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of mentions of similar length."""
+    lengths = {row: (len(m.source), len(m.prefix)) for row, m in enumerate(mentions) if m is not None}
+    rows = np.array(sorted(lengths, key=lengths.__getitem__), dtype=np.int64)
+    for begin in range(0, len(rows), batch_size):
+        yield rows[begin : begin + batch_size]
 
 
-def _segment_rank(segment: torch.Tensor, score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order items by segment, then by falling score; ties keep their order.
+class _BatchSearch:
+    """The search for the names of one batch."""
 
-    Returns:
-        `(order, rank)`: the permutation, and each ordered item's rank in its segment; both int64.
-    """
-    order = torch.argsort(score, descending=True, stable=True)
-    order = order[torch.argsort(segment[order], stable=True)]
-    ordered = segment[order]
-    position = torch.arange(len(order), device=order.device)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    start = torch.cummax(torch.where(first, position, 0), 0).values
-    return order, position - start
+    def __init__(
+        self,
+        decoder: TreeDecoder,
+        trie: NameTrie,
+        restrictions: Sequence[Restriction | None],
+        frontier: Frontier,
+        top_k: int,
+        ranking: str,
+    ) -> None:
+        self._decoder = decoder
+        self._trie = trie
+        # Requests usually share their restrictions: each is looked up once.
+        distinct = {id(one): one for one in restrictions if one is not None}
+        numbers = {key: number for number, key in enumerate(distinct)}
+        self._restrictions = list(distinct.values())
+        self._restriction_of = np.array([numbers.get(id(one), -1) for one in restrictions])
+        self._frontier = frontier
+        self._found = Found(len(restrictions), top_k)
+        self._longest = trie.longest() if ranking == "mean" else None
 
+    def run(self) -> Candidates:
+        """Extend prefixes, best first, until none is left that could lead to a name of the list."""
+        mention = np.arange(len(self._restriction_of))
+        row, child = self._children(mention, np.zeros_like(mention))
+        scores = self._decoder.start(row, self._tokens(child))
+        self._arrive(row, child, np.ones_like(row), row, scores)
+        while len(chosen := self._frontier.select(self._found.kth, _AT_ONCE)):
+            self._extend(chosen)
+        found = self._found
+        names = np.full(found.leaf.shape, -1, dtype=np.int64)
+        there = found.leaf >= 0
+        names[there] = self._trie.name(torch.from_numpy(found.leaf[there])).numpy()
+        exact = (self._frontier.pruned == -np.inf) | (self._frontier.pruned <= found.kth)
+        return Candidates(names, found.score, found.length, exact)
 
-class _Decoder:
-    """The decoder of a batch of mentions, its caches, and which row belongs to which mention."""
+    def _extend(self, chosen: Prefixes) -> None:
+        """Run the token of each prefix, and those that follow without an alternative; score what comes after."""
+        row, node = self._stretches(chosen.mention, chosen.node)
+        lengths = np.bincount(row, minlength=len(chosen))
+        last = np.cumsum(lengths) - 1
+        tokens = self._tokens(node)
+        edge, child = self._children(chosen.mention, node[last])
+        forced = np.flatnonzero(row[1:] == row[:-1])
+        number, log_probs = self._decoder.extend(
+            chosen.mention,
+            chosen.parent,
+            tokens,
+            lengths,
+            np.concatenate([forced, last[edge]]),
+            np.concatenate([tokens[forced + 1], self._tokens(child)]),
+        )
+        inside = np.bincount(row[forced], weights=log_probs[: len(forced)], minlength=len(chosen))
+        scores = chosen.score + inside.astype(np.float32)
+        self._arrive(
+            chosen.mention[edge],
+            child,
+            (chosen.length + lengths)[edge],
+            number[edge],
+            scores[edge] + log_probs[len(forced) :],
+        )
 
-    def __init__(self, model: PreTrainedModel, mentions: Sequence[EncodedMention]) -> None:
-        self.model = model
-        padding = model.config.pad_token_id or 0
-        source = pad([mention.source for mention in mentions], padding, model.device)
-        lengths = torch.tensor([len(mention.source) for mention in mentions], device=model.device)
-        self.mask = torch.arange(source.shape[1], device=model.device)[None, :] < lengths[:, None]
-        self.encoded = model.get_encoder()(input_ids=source, attention_mask=self.mask.long()).last_hidden_state
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        self.prefix = torch.tensor([mention.prefix for mention in mentions], device=model.device)
-        # Where each mention stands in the encoder states, which lose mentions as they finish.
-        self.place = torch.arange(len(mentions), device=model.device)
+    def _arrive(self, mention: Ints, node: Ints, length: Ints, parent: Ints, score: Floats) -> None:
+        """Enter the nodes reached: leaves among the names found, others among the prefixes."""
+        leaf = self._trie.is_leaf(torch.from_numpy(node)).numpy()
+        value = score if self._longest is None else (score / length).astype(np.float32)
+        self._found.add(mention[leaf], node[leaf], length[leaf], score[leaf], value[leaf])
+        bound = score
+        if self._longest is not None:
+            # A name below is at most this long, and its log-probability at most that of the prefix.
+            bound = (score / self._longest[torch.from_numpy(node)].numpy()).astype(np.float32)
+        open_ = ~leaf & (bound > self._found.kth[mention])
+        reached = Prefixes(mention, node, length, parent, score, bound, np.zeros(len(node), dtype=bool))
+        self._frontier.prefixes += reached.take(open_)
 
-    def start(self) -> torch.Tensor:
-        """Run the prefix, one row a mention, and return the logits after it."""
-        return self._forward(self.prefix, self.place)
+    def _stretches(self, mention: Ints, node: Ints) -> tuple[Ints, Ints]:
+        """Follow each node as long as it has a single child that is not a leaf.
 
-    def step(self, parent: torch.Tensor, mention: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        """Extend row `parent` by `token` for each new row, of `mention` (ascending); return the logits after it."""
-        self.cache.self_attention_cache.batch_select_indices(parent)
-        alive = torch.unique_consecutive(mention)
-        if 2 * len(alive) <= len(self.encoded):
-            kept = self.place[alive]
-            self.cache.cross_attention_cache.batch_select_indices(kept)
-            self.encoded, self.mask = self.encoded[kept], self.mask[kept]
-            self.place[alive] = torch.arange(len(alive), device=alive.device)
-        return self._forward(token[:, None], self.place[mention])
+        Returns:
+            `(row, node)`, int64 `[nodes]`: the nodes from each row's own on, row after row.
+        """
+        rows, nodes = [np.arange(len(node))], [node]
+        while len(rows[-1]):
+            edge, child = self._children(mention[rows[-1]], nodes[-1], only=True)
+            rows.append(rows[-1][edge])
+            nodes.append(child)
+        row = np.concatenate(rows)
+        order = np.argsort(row, kind="stable")
+        return row[order], np.concatenate(nodes)[order]
 
-    def _forward(self, tokens: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        hidden = self.model.get_decoder()(
-            input_ids=tokens,
-            encoder_hidden_states=self.encoded,
-            past_key_values=self.cache,
-            use_cache=True,
-            shared_rows=SharedRows.of(place, self.mask, ascending=True),
-        ).last_hidden_state[:, -1]
-        return lm_logits(self.model, hidden)
+    def _children(self, mention: Ints, node: Ints, *, only: bool = False) -> tuple[Ints, Ints]:
+        """The children of each node that its mention's restriction allows; with `only`, single ones, leaves left out.
 
+        Returns:
+            `(row, child)`, int64 `[children]`: the place in `node`, ascending, and the child.
+        """
+        nodes = torch.from_numpy(node)
+        if only and not self._restrictions:
+            row = np.flatnonzero((self._trie.num_children(nodes) == 1).numpy())
+            child = self._trie.first_child[nodes[row]].numpy().astype(np.int64)
+        else:
+            edges, children = self._trie.expand(nodes)
+            row, child = edges.numpy(), children.numpy()
+            if self._restrictions:
+                allowed = self._allowed(mention[row], child)
+                row, child = row[allowed], child[allowed]
+            if only:
+                single = np.bincount(row, minlength=len(node))[row] == 1
+                row, child = row[single], child[single]
+        if only:
+            inner = ~self._trie.is_leaf(torch.from_numpy(child)).numpy()
+            row, child = row[inner], child[inner]
+        return row, child
 
-def _search_batch(
-    model: PreTrainedModel, trie: NameTrie, mentions: Sequence[EncodedMention], num_beams: int, top_k: int
-) -> Candidates:
-    device, count = model.device, len(mentions)
-    decoder = _Decoder(model, mentions)
-    # Live rows, ordered by mention: the mention, the trie node reached and the log-probability so far.
-    mention = torch.arange(count, device=device)
-    node = torch.zeros(count, dtype=torch.int64, device=device)
-    score = torch.zeros(count, device=device)
-    # Names found, at most `top_k` a mention, likewise.
-    done = [mention[:0], score[:0], node[:0]]
-    kth = torch.full((count,), -torch.inf, device=device)
-    pruned = torch.full((count,), -torch.inf, device=device)
-    logits = decoder.start()
-    while True:
-        row, child = trie.expand(node)
-        token = trie.token(child)
-        extended = score[row] + logits[row, token] - logits.logsumexp(-1)[row]
-        owner, leaf = mention[row], trie.is_leaf(child)
-        done = [torch.cat(both) for both in zip(done, (owner[leaf], extended[leaf], child[leaf]), strict=True)]
-        order, rank = _segment_rank(done[0], done[1])
-        order, rank = order[rank < top_k], rank[rank < top_k]
-        done = [part[order] for part in done]
-        last = rank == top_k - 1
-        kth[done[0][last]] = done[1][last]
-        live = ~leaf & (extended > kth[owner])
-        row, token, child, owner, extended = (part[live] for part in (row, token, child, owner, extended))
-        order, rank = _segment_rank(owner, extended)
-        dropped, order = order[rank >= num_beams], order[rank < num_beams]
-        pruned.scatter_reduce_(0, owner[dropped], extended[dropped], "amax")
-        if not len(order):
-            break
-        mention, node, score = owner[order], child[order], extended[order]
-        logits = decoder.step(row[order], mention, token[order])
-    found = Candidates.empty(count, top_k)
-    place = (done[0].cpu().numpy(), _place_in(done[0]).cpu().numpy())
-    found.names[place] = trie.name(done[2]).cpu().numpy()
-    found.log_probs[place] = done[1].cpu().numpy()
-    found.exact[:] = ((pruned == -torch.inf) | (pruned <= kth)).cpu().numpy()
-    return found
+    def _allowed(self, mention: Ints, node: Ints) -> NDArray[np.bool_]:
+        allowed = np.ones(len(node), dtype=bool)
+        for number, restriction in enumerate(self._restrictions):
+            mine = self._restriction_of[mention] == number
+            allowed[mine] = restriction.allows(node[mine])
+        return allowed
 
-
-def _place_in(segment: torch.Tensor) -> torch.Tensor:
-    """Place of each item within its segment, for ascending `segment`."""
-    return _segment_rank(segment, torch.zeros(len(segment), device=segment.device))[1]
+    def _tokens(self, nodes: Ints) -> Ints:
+        return self._trie.token(torch.from_numpy(nodes)).numpy()
 
 
 def score_names(
@@ -229,7 +272,7 @@ def score_names(
     """Log-probabilities of given names by teacher forcing, one forward a batch: what the search gives them.
 
     Args:
-        model: an encoder-decoder model; scored in evaluation mode.
+        model: an encoder-decoder or decoder-only model; scored in evaluation mode.
         mentions: encoded mentions.
         names: for each mention, the token sequences (end token included) to score.
         batch_size: mentions scored together.
@@ -237,25 +280,35 @@ def score_names(
     Returns:
         For each mention, float32 `[its names]`.
     """
-    share_cross_attention(model)
+    prepare(model)
     scores: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32) for _ in mentions]
-    order = sorted((i for i in range(len(mentions)) if names[i]), key=lambda i: len(mentions[i].source))
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for begin in range(0, len(order), batch_size):
-                chunk = order[begin : begin + batch_size]
-                rows = [(place, name) for place, i in enumerate(chunk) for name in names[i]]
-                packed = pack([mentions[i] for i in chunk], rows, model.config.pad_token_id or 0)
-                batch = {key: value.to(model.device) for key, value in packed.items()}
-                logits, labels, row = completion_logits(model, batch)
-                log_probs = logits.gather(1, labels[:, None]).squeeze(1) - logits.logsumexp(-1)
-                values = torch.zeros(len(rows), device=model.device).index_add_(0, row, log_probs).cpu().numpy()
-                for i, part in zip(
-                    chunk, np.split(values, np.cumsum([len(names[i]) for i in chunk])[:-1]), strict=True
-                ):
-                    scores[i] = part
+            for rows in _batches([m if names[i] else None for i, m in enumerate(mentions)], batch_size):
+                decoder = TreeDecoder(model, [mentions[row] for row in rows])
+                values = _score_batch(decoder, [names[row] for row in rows])
+                counts = [len(names[row]) for row in rows]
+                for row, part in zip(rows, np.split(values, np.cumsum(counts)[:-1]), strict=True):
+                    scores[row] = part
     finally:
         model.train(was_training)
+    return scores
+
+
+def _score_batch(decoder: TreeDecoder, names: Sequence[Sequence[Sequence[int]]]) -> NDArray[np.float32]:
+    """Log-probabilities of the names of each mention of a batch, one after the other."""
+    mention = np.repeat(np.arange(len(names)), [len(some) for some in names])
+    flat = [name for some in names for name in some]
+    scores = decoder.start(mention, np.array([name[0] for name in flat]))
+    # The last token is asked for, not run.
+    rows = np.array([i for i, name in enumerate(flat) if len(name) > 1], dtype=np.int64)
+    if len(rows):
+        lengths = np.array([len(flat[i]) - 1 for i in rows])
+        tokens = np.concatenate([flat[i][:-1] for i in rows])
+        following = np.concatenate([flat[i][1:] for i in rows])
+        asked = np.arange(len(tokens))
+        _, log_probs = decoder.extend(mention[rows], mention[rows], tokens, lengths, asked, following)
+        scores += np.bincount(np.repeat(rows, lengths), log_probs, minlength=len(flat)).astype(np.float32)
     return scores

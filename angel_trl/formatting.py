@@ -6,6 +6,9 @@ The format is token-compatible with the published ANGEL and GenBioEL checkpoints
 * decoder prefix: ``decoder_start + tokens(" " + "mention is")``;
 * name: ``tokens(" " + name) + eos``, the very sequence that the trie holds and that training scores.
 
+Decoder-only models get the same words as one prompt: ``bos + tokens(" " + "left START mention END right") +
+tokens(" " + "mention is")``.
+
 Everything downstream works on these ids. Nothing is decoded to text and tokenised again, so the two sides of a
 preference pair can never differ in spacing, and a mention that itself contains " is" is never split.
 """
@@ -53,7 +56,10 @@ class MentionFormat:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedMention:
-    """Token ids of one mention: `source` for the encoder, `prefix` for the decoder."""
+    """Token ids of one mention: `source` for the encoder, `prefix` for the decoder.
+
+    Decoder-only models have no source; `prefix` is then the whole prompt.
+    """
 
     source: tuple[int, ...]
     prefix: tuple[int, ...]
@@ -96,16 +102,17 @@ class MentionFormatter:
             raise ValueError("The tokenizer has no end-of-sequence token; set tokenizer.eos_token.")
         if not tokenizer.is_fast:
             raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer; load the fast one of the same name.")
-        if getattr(config, "decoder_start_token_id", None) is None:
+        self.has_encoder: bool = config.is_encoder_decoder
+        if self.has_encoder and getattr(config, "decoder_start_token_id", None) is None:
             raise ValueError(
-                f"The configuration of this {config.model_type!r} model has no decoder_start_token_id: "
-                "an encoder-decoder model such as BART is needed."
+                f"The configuration of this {config.model_type!r} model has no decoder_start_token_id; set it to the "
+                "token its decoder begins with (for BART the end-of-sequence token, for T5 the padding token)."
             )
         self.tokenizer = tokenizer
         self.format = format or MentionFormat()
         self.eos: int = tokenizer.eos_token_id
         self.bos: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self.decoder_start: int = config.decoder_start_token_id
+        self.decoder_start: list[int] = [config.decoder_start_token_id] if self.has_encoder else []
         # Window of the positional embeddings; None for models without one (T5).
         self.max_tokens: int | None = getattr(config, "max_position_embeddings", None)
 
@@ -162,19 +169,24 @@ class MentionFormatter:
         shortened = 0
         for row, source, prefix in zip(rows, sources, prefixes, strict=True):
             if self.max_tokens is not None:
-                room = self.max_tokens - len(self.bos) - 1
+                # Half of the decoder's window is left to the name.
+                half = self.max_tokens // 2
+                room = self.max_tokens - len(self.bos) - 1 if self.has_encoder else half - len(self.bos) - len(prefix)
                 words = self.format.max_words
                 shortened += len(source) > room
                 while len(source) > room and words > 0:
                     words //= 2
                     source = self.tokens([self.source_text(*row, max_words=words)])[0]
-                # Half of the decoder's window is left to the name.
-                if len(source) > room or len(prefix) + 1 > self.max_tokens // 2:
+                if len(source) > room or len(self.decoder_start) + len(prefix) > half:
                     encoded.append(None)
                     continue
-            encoded.append(EncodedMention((*self.bos, *source, self.eos), (self.decoder_start, *prefix)))
+            if self.has_encoder:
+                encoded.append(EncodedMention((*self.bos, *source, self.eos), (*self.decoder_start, *prefix)))
+            else:
+                encoded.append(EncodedMention((), (*self.bos, *source, *prefix)))
         if shortened:
-            logger.info("%d passages were cut further to fit the model's window of %d tokens", shortened, room)
+            window = self.max_tokens
+            logger.info("%d passages were cut further to fit the model's window of %d tokens", shortened, window)
         return encoded
 
     def fingerprint(self, names_fingerprint: str) -> str:

@@ -222,6 +222,32 @@ class KnowledgeBase:
         index = self._primary_ids.get(key)
         return (index,) if index is not None else tuple(self._alternate_ids.get(key, ()))
 
+    def extended(self, concepts: Iterable[Concept]) -> "KnowledgeBase":
+        """Return a new knowledge base that also holds `concepts`.
+
+        A concept whose id is known, as a primary id, adds what it has to that concept (names, alternate ids and types
+        that are new; its definition where there was none); others follow at the end.
+
+        Raises:
+            ValueError: If a concept has an empty id or no names.
+        """
+        merged = list(self.concepts)
+        place = dict(self._primary_ids)
+        for new in concepts:
+            at = place.setdefault(_id_key(new.id), len(merged))
+            if at == len(merged):
+                merged.append(new)
+                continue
+            old = merged[at]
+            merged[at] = Concept(
+                old.id,
+                tuple(dict.fromkeys((*old.names, *new.names))),
+                tuple(dict.fromkeys((*old.alternate_ids, *new.alternate_ids))),
+                tuple(dict.fromkeys((*old.types, *new.types))),
+                old.definition or new.definition,
+            )
+        return KnowledgeBase(merged, normalization=self.normalization, source=self.source)
+
     def statistics(self) -> dict[str, int]:
         """Return the counts that tell what became of the source.
 

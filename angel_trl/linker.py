@@ -12,12 +12,20 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from angel_trl import __version__
-from angel_trl.decoding import search
+from angel_trl.decoding import Candidates, search
 from angel_trl.formatting import MentionFormat, MentionFormatter
-from angel_trl.kb import KnowledgeBase
+from angel_trl.kb import Concept, KnowledgeBase
+from angel_trl.restrictions import Restriction
 from angel_trl.targets import TargetNames
 from angel_trl.trie import NameTrie
 
@@ -37,12 +45,14 @@ class Candidate:
         name: preferred name of the first of these concepts.
         matched_name: the name of the knowledge base that the model produced, normalised.
         score: natural logarithm of the name's probability.
+        mean_score: the same divided by the number of the name's tokens (length-normalised).
     """
 
     ids: tuple[str, ...]
     name: str
     matched_name: str
     score: float
+    mean_score: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,7 +123,7 @@ class EntityLinker:
     """Names the concept of a mention in a passage.
 
     Args:
-        model: an encoder-decoder model trained for linking.
+        model: an encoder-decoder or decoder-only model trained for linking.
         tokenizer: its tokenizer.
         kb: the knowledge base.
         mention_format: choices of the input format it was trained with.
@@ -198,7 +208,9 @@ class EntityLinker:
                 )
             trie = NameTrie.load(folder / _TRIE)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        has_encoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
+        auto_class = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
+        model = auto_class.from_pretrained(folder, dtype=dtype, use_safetensors=True)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         mention_format = MentionFormat(**settings.get("mention_format", {}))
         return cls(model, tokenizer, kb, mention_format, trie)
@@ -221,20 +233,67 @@ class EntityLinker:
         # Written last: a folder with angel.json is complete.
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    def link(self, text: str, *, num_beams: int = 10, top_k: int = 5) -> list[Linked]:
+    def restrict(
+        self,
+        *,
+        names: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
+    ) -> Restriction:
+        """A restriction of `link` and `link_batch` to some of the names; see `TargetNames.restrict`.
+
+        Example:
+            >>> linker.link("[WD] in a child.", restriction=linker.restrict(types=["Disease"]))  # doctest: +SKIP
+        """
+        return self.targets.restrict(names=names, ids=ids, types=types)
+
+    def extended(self, concepts: Iterable[Concept]) -> EntityLinker:
+        """A linker with the same model whose knowledge base also holds `concepts`.
+
+        A concept whose id the knowledge base has adds its names to that concept. Only the new names are tokenised,
+        and the trie takes them in without being built again.
+
+        Raises:
+            ValueError: for a concept without id or names.
+        """
+        extended = object.__new__(EntityLinker)
+        extended.model, extended.tokenizer = self.model, self.tokenizer
+        extended.targets = self.targets.extended(self.kb.extended(concepts))
+        return extended
+
+    def link(
+        self,
+        text: str,
+        *,
+        num_beams: int = 10,
+        top_k: int = 5,
+        restriction: Restriction | None = None,
+        ranking: str = "sum",
+        until_exact: bool = False,
+    ) -> list[Linked]:
         """Link every `[bracketed]` mention of `text`, in order.
 
         Args:
             text: a passage with one or more mentions in square brackets.
             num_beams: beams of the search.
             top_k: candidates of a mention.
+            restriction: the names that may be given, from `restrict`.
+            ranking: "sum" ranks by log-probability, "mean" by log-probability a token.
+            until_exact: widen the search until the candidates are provably the likeliest names.
 
         Raises:
             ValueError: if no mention is marked or a bracket has no partner.
         """
         plain, spans = parse_brackets(text)
         mentions = [{"text": plain, "start": start, "end": end} for start, end in spans]
-        return self.link_batch(mentions, num_beams=num_beams, top_k=top_k)
+        return self.link_batch(
+            mentions,
+            num_beams=num_beams,
+            top_k=top_k,
+            restrictions=None if restriction is None else [restriction] * len(mentions),
+            ranking=ranking,
+            until_exact=until_exact,
+        )
 
     def link_batch(
         self,
@@ -243,6 +302,9 @@ class EntityLinker:
         num_beams: int = 10,
         top_k: int = 5,
         batch_size: int = 32,
+        restrictions: Sequence[Restriction | None] | None = None,
+        ranking: str = "sum",
+        until_exact: bool = False,
         progress: bool = False,
     ) -> list[Linked]:
         """Link many mentions; results do not depend on how they are batched.
@@ -252,6 +314,9 @@ class EntityLinker:
             num_beams: beams of the search.
             top_k: candidates of a mention.
             batch_size: mentions searched together.
+            restrictions: for each mention the names it may be given, from `restrict`; None for all.
+            ranking: "sum" ranks by log-probability, "mean" by log-probability a token.
+            until_exact: widen the search until the candidates are provably the likeliest names.
             progress: show a progress bar.
 
         Raises:
@@ -279,26 +344,32 @@ class EntityLinker:
             num_beams=num_beams,
             top_k=top_k,
             batch_size=batch_size,
+            ranking=ranking,
+            until_exact=until_exact,
+            restrictions=restrictions,
             progress="linking" if progress else None,
         )
-        return [
-            Linked(
-                mention=row["text"][row["start"] : row["end"]],
-                start=row["start"],
-                end=row["end"],
-                candidates=self._candidates(names, log_probs),
-                exact=bool(exact),
-            )
-            for row, names, log_probs, exact in zip(rows, found.names, found.log_probs, found.exact, strict=True)
-        ]
-
-    def _candidates(self, names: Sequence[int], log_probs: Sequence[float]) -> tuple[Candidate, ...]:
-        candidates = []
-        for name, log_prob in zip(names, log_probs, strict=True):
-            if name >= 0:
-                concepts = self.kb.concepts_of_name(name)
-                preferred = self.kb.concepts[concepts[0]].names[0]
-                candidates.append(
-                    Candidate(self.kb.ids_of_name(name), preferred, self.kb.names[name], float(log_prob))
+        linked = []
+        for place, row in enumerate(rows):
+            restriction = None if restrictions is None else restrictions[place]
+            linked.append(
+                Linked(
+                    mention=row["text"][row["start"] : row["end"]],
+                    start=row["start"],
+                    end=row["end"],
+                    candidates=self._candidates(found, place, restriction),
+                    exact=bool(found.exact[place]),
                 )
+            )
+        return linked
+
+    def _candidates(self, found: Candidates, place: int, restriction: Restriction | None) -> tuple[Candidate, ...]:
+        candidates = []
+        for name, score, mean in zip(
+            found.names[place].tolist(), found.log_probs[place], found.mean_log_probs[place], strict=True
+        ):
+            if name >= 0:
+                concepts = [self.kb.concepts[c] for c in self.targets.concepts(name, restriction)]
+                ids = tuple(concept.id for concept in concepts)
+                candidates.append(Candidate(ids, concepts[0].names[0], self.kb.names[name], float(score), float(mean)))
         return tuple(candidates)

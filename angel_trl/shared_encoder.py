@@ -1,6 +1,6 @@
-"""Many names, one encoder pass: the batch layout in which training and search share a mention's encoding.
+"""Many names, one encoder pass: the batch layout in which training shares a mention's encoding.
 
-A batch is a set of mentions and a set of rows, each row a name (or a beam) of one mention. The encoder and the
+A batch is a set of mentions and a set of rows, each row a name of one mention. The encoder and the
 cross-attention keys and values are computed once a mention; rows of a mention are laid side by side as further
 queries of the same attention call. Nothing is copied once a row, and the result is the same to rounding.
 """
@@ -14,15 +14,14 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from angel_trl.attention import accept_layouts
 from angel_trl.formatting import EncodedMention
 
-# Architectures whose decoder hands keyword arguments to its attention functions; each is covered by a parity test.
+# Architectures that can be trained in this layout; each is covered by a parity test.
 SUPPORTED_MODEL_TYPES = ("bart", "mbart")
-_PREFIX = "angel_"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,87 +32,47 @@ class SharedRows:
         mention: int64 `[rows]`, the mention of each row.
         slot: int64 `[rows]`, the row's place among the rows of its mention.
         slots: the most rows of one mention.
-        full: whether row `m * slots + s` is slot `s` of mention `m`, so that reshaping lines rows up.
         mask: bool `[mentions, 1, 1, source tokens]`, True where the source is not padding.
     """
 
     mention: torch.Tensor
     slot: torch.Tensor
     slots: int
-    full: bool
     mask: torch.Tensor
 
     @classmethod
-    def of(cls, mention: torch.Tensor, source_mask: torch.Tensor, *, ascending: bool = False) -> SharedRows:
-        """Rows of `mention` (int64 `[rows]`) over sources with `source_mask` (`[mentions, tokens]`).
-
-        `ascending` says that `mention` is known to be in ascending order, which saves sorting it.
-        """
+    def of(cls, mention: torch.Tensor, source_mask: torch.Tensor) -> SharedRows:
+        """Rows of `mention` (int64 `[rows]`) over sources with `source_mask` (`[mentions, tokens]`)."""
         counts = torch.bincount(mention, minlength=len(source_mask))
-        order = slice(None) if ascending else torch.argsort(mention, stable=True)
+        order = torch.argsort(mention, stable=True)
         slot = torch.empty_like(mention)
         starts = torch.cumsum(counts, 0) - counts
         slot[order] = torch.arange(len(mention), device=mention.device) - starts[mention[order]]
-        slots = int(counts.max())
-        full = ascending and len(mention) == len(source_mask) * slots
-        return cls(mention, slot, slots, full, source_mask.bool()[:, None, None, :])
+        return cls(mention, slot, int(counts.max()), source_mask.bool()[:, None, None, :])
 
-
-def _shared_attention(
-    base: str,
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    shared_rows: SharedRows | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention of transformers' interface: `[rows, heads, time, d]` against keys `[mentions, heads, source, d]`."""
-    # Decoder self-attention also receives `shared_rows`; it is the causal one.
-    if shared_rows is None or getattr(module, "is_causal", False):
-        function = AttentionInterface()[base]
-        return function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    rows, heads, time, width = query.shape
-    mentions, slots = len(key), shared_rows.slots
-    if shared_rows.full:
-        packed = query.view(mentions, slots, heads, time, width)
-    else:
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        scaling: float | None,
+        dropout: float,
+        sliding_window: int | None,
+    ) -> torch.Tensor | None:
+        """Cross-attention of `[rows, heads, time, d]` against keys `[mentions, heads, source, d]`."""
+        if getattr(module, "is_causal", False):
+            return None
+        _, heads, time, width = query.shape
+        mentions, slots = len(key), self.slots
         packed = query.new_zeros(mentions, slots, heads, time, width)
-        packed[shared_rows.mention, shared_rows.slot] = query
-    packed = packed.transpose(1, 2).reshape(mentions, heads, slots * time, width)
-    output = F.scaled_dot_product_attention(
-        packed, key, value, attn_mask=shared_rows.mask, dropout_p=dropout, scale=scaling
-    )
-    output = output.view(mentions, heads, slots, time, width).permute(0, 2, 3, 1, 4)
-    output = (
-        output.reshape(rows, time, heads, width) if shared_rows.full else output[shared_rows.mention, shared_rows.slot]
-    )
-    return output, None
-
-
-def share_cross_attention(model: PreTrainedModel) -> None:
-    """Let `model` attend from many rows to one copy of their mention's keys; without `shared_rows` nothing changes.
-
-    Raises:
-        ValueError: for an architecture for which this has not been shown to be exact.
-    """
-    model_type = model.config.model_type
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        raise ValueError(
-            f"Models of type {model_type!r} are not supported yet; use one of {', '.join(SUPPORTED_MODEL_TYPES)} "
-            "(for instance facebook/bart-large or dmis-lab/ANGEL_pretrained)."
+        packed[self.mention, self.slot] = query
+        packed = packed.transpose(1, 2).reshape(mentions, heads, slots * time, width)
+        output = F.scaled_dot_product_attention(
+            packed, key, value, attn_mask=self.mask, dropout_p=dropout, scale=scaling
         )
-    base = model.config._attn_implementation
-    if base.startswith(_PREFIX):
-        return
-    # Eager attention computes the same as SDPA, and the interface has no entry for it.
-    base = "sdpa" if base in (None, "eager") else base
-    AttentionInterface.register(_PREFIX + base, functools.partial(_shared_attention, base))
-    AttentionMaskInterface.register(_PREFIX + base, AttentionMaskInterface()[base])
-    model.config._attn_implementation = _PREFIX + base
+        return output.view(mentions, heads, slots, time, width).permute(0, 2, 3, 1, 4)[self.mention, self.slot]
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -171,7 +130,7 @@ def completion_logits(
         attention_mask=batch["attention_mask"],
         encoder_hidden_states=encoded,
         use_cache=False,
-        shared_rows=SharedRows.of(batch["mention_index"], batch["mention_attention_mask"]),
+        layout=SharedRows.of(batch["mention_index"], batch["mention_attention_mask"]),
     ).last_hidden_state[:, :-1]
     scored = batch["completion_mask"][:, 1:].bool()
     return lm_logits(model, hidden[scored]), batch["input_ids"][:, 1:][scored], scored.nonzero()[:, 0]
@@ -179,6 +138,8 @@ def completion_logits(
 
 def lm_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Logits, in float32, of decoder states `[n, width]`."""
+    if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
+        hidden = hidden * model.config.d_model**-0.5
     logits = model.get_output_embeddings()(hidden)
     bias = getattr(model, "final_logits_bias", None)
     return (logits if bias is None else logits + bias).float()
@@ -192,7 +153,7 @@ def add_mention_batches(model: PreTrainedModel) -> None:
     proper name. Calls without `mention_input_ids` are passed on untouched. It is `forward` that changes because
     distributed wrappers and autocast reach a model only through it.
     """
-    share_cross_attention(model)
+    accept_layouts(model, SUPPORTED_MODEL_TYPES)
     inner = model.forward
 
     @functools.wraps(type(model).forward)
@@ -207,7 +168,7 @@ def add_mention_batches(model: PreTrainedModel) -> None:
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state),
             decoder_input_ids=kwargs.pop("input_ids"),
             decoder_attention_mask=kwargs.pop("attention_mask"),
-            shared_rows=SharedRows.of(kwargs.pop("mention_index"), mask),
+            layout=SharedRows.of(kwargs.pop("mention_index"), mask),
             **kwargs,
         )
 

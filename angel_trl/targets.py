@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from angel_trl.formatting import EncodedMention, MentionFormatter
 from angel_trl.kb import KnowledgeBase
+from angel_trl.restrictions import Restriction, Restrictor
 from angel_trl.trie import NameTrie
 
 if TYPE_CHECKING:
@@ -49,14 +50,7 @@ class TargetNames:
         self.formatter = formatter
         self.fingerprint = formatter.fingerprint(kb.fingerprint)
         if trie is None:
-            unknown, too_long = formatter.unknown_names(self.sequences), formatter.long_names(self.sequences)
-            self._warn(unknown, "hold characters unknown to the tokenizer", "Use a byte-level tokenizer.")
-            self._warn(too_long, "are longer than half the model's window", "Use a tokenizer that knows their words.")
-            writable = np.setdiff1d(np.arange(kb.num_names), [*unknown, *too_long]).tolist()
-            first = {tuple(self.sequences[i]): i for i in reversed(writable)}
-            alike = [i for i in writable if first[tuple(self.sequences[i])] != i]
-            self._warn(alike, "have the same tokens as an earlier name", "Use a byte-level tokenizer.")
-            reachable = np.setdiff1d(writable, alike)
+            reachable = _writable(kb.names, formatter, self.sequences)
             if not len(reachable):
                 raise ValueError("No name of the knowledge base can be written with this tokenizer.")
             sequences = [self.sequences[i] for i in reachable]
@@ -78,15 +72,118 @@ class TargetNames:
         """Token sequence (end token included) of each name; not needed for linking with a saved trie."""
         return self.formatter.names(self.kb.names)
 
-    def _warn(self, names: Sequence[int], reason: str, remedy: str) -> None:
-        if names:
-            shown = ", ".join(repr(self.kb.names[i][:80]) for i in names[:5]) + ("..." if len(names) > 5 else "")
-            count = f"{len(names)} of {self.kb.num_names}"
-            logger.warning("%s names %s and cannot be predicted: %s. %s", count, reason, shown, remedy)
+    def extended(self, kb: KnowledgeBase) -> TargetNames:
+        """The targets of a knowledge base that holds all names of this one and some more.
 
-    def ranked_ids(self, candidates: Candidates) -> list[list[list[str]]]:
-        """Concept ids of each candidate of each mention, best first: the form in which metrics take predictions."""
-        return [[list(self.kb.ids_of_name(name)) for name in row[row >= 0]] for row in candidates.names]
+        Only the new names are tokenised, and the trie takes them in without being built again.
+
+        Raises:
+            ValueError: if names of this knowledge base are missing in `kb`, or it was normalised by another rule.
+        """
+        if kb.normalization != self.kb.normalization:
+            raise ValueError(
+                f"The knowledge base was normalised by {kb.normalization!r}, the one to extend by "
+                f"{self.kb.normalization!r}. Use the same rule."
+            )
+        place = {name: index for index, name in enumerate(kb.names)}
+        renumber = np.array([place.pop(name, -1) for name in self.kb.names], dtype=np.int64)
+        if (renumber < 0).any():
+            missing = self.kb.names[int((renumber < 0).argmax())]
+            raise ValueError(
+                f"{int((renumber < 0).sum())} names are not in the extended knowledge base, such as {missing!r}. "
+                "Build its targets anew: TargetNames(kb, formatter)."
+            )
+        new = np.array(sorted(place.values()), dtype=np.int64)
+        names = [kb.names[i] for i in new]
+        sequences = self.formatter.names(names)
+        kept = _writable(names, self.formatter, sequences, self.trie)
+        trie = self.trie.extend(
+            [sequences[i] for i in kept],
+            names=new[kept],
+            fingerprint=self.formatter.fingerprint(kb.fingerprint),
+            renumber=renumber,
+        )
+        return TargetNames(kb, self.formatter, trie)
+
+    @functools.cached_property
+    def _restrictor(self) -> Restrictor:
+        return Restrictor(self.kb, self.trie)
+
+    def restrict(
+        self,
+        *,
+        names: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
+    ) -> Restriction:
+        """A restriction of the search to some names, for one request or many; no trie is built.
+
+        Args:
+            names: names of the knowledge base, in any spelling that normalises alike.
+            ids: concept ids, primary or alternate; all their names are allowed.
+            types: semantic types; a concept of any of them is allowed.
+
+        Conditions given together must hold together: a name is allowed if it is in `names` and belongs to a concept
+        that is in `ids` and has one of `types`.
+
+        Raises:
+            ValueError: for no condition, a name, id or type that the knowledge base does not have, or a restriction
+                that leaves no name.
+        """
+        return self._restrictor.restrict(names=names, ids=ids, types=types)
+
+    def concepts(self, name: int, restriction: Restriction | None = None) -> list[int]:
+        """Indices of the concepts that bear a name and that the restriction allows."""
+        found = self.kb.concepts_of_name(name)
+        return (found if restriction is None else found[restriction.concepts[found]]).tolist()
+
+    def ranked_ids(
+        self, candidates: Candidates, restrictions: Sequence[Restriction | None] | None = None
+    ) -> list[list[list[str]]]:
+        """Concept ids of each candidate of each mention, best first: the form in which metrics take predictions.
+
+        Args:
+            candidates: what the search found.
+            restrictions: those it was given, one a mention; ids that they do not allow are left out.
+        """
+        given = restrictions or [None] * len(candidates.names)
+        return [
+            [[self.kb.concepts[c].id for c in self.concepts(int(name), one)] for name in row[row >= 0]]
+            for row, one in zip(candidates.names, given, strict=True)
+        ]
+
+
+def _writable(
+    names: Sequence[str],
+    formatter: MentionFormatter,
+    sequences: Sequence[Sequence[int]],
+    trie: NameTrie | None = None,
+) -> NDArray[np.int64]:
+    """Places of the names (with their token sequences) that a model can write; says what is wrong with the others.
+
+    Args:
+        names: normalised names.
+        formatter: of the model's tokenizer.
+        sequences: of each name.
+        trie: earlier names, if there are any.
+    """
+    unknown, too_long = formatter.unknown_names(sequences), formatter.long_names(sequences)
+    bad = {*unknown, *too_long}
+    first: dict[tuple[int, ...], int] = {}
+    alike = {i for i, ids in enumerate(sequences) if i not in bad and first.setdefault(tuple(ids), i) != i}
+    if trie is not None and len(sequences):
+        alike |= set(np.flatnonzero(trie.find(sequences).numpy() >= 0).tolist()) - bad
+    reasons = (
+        (unknown, "hold characters unknown to the tokenizer", "Use a byte-level tokenizer."),
+        (too_long, "are longer than half the model's window", "Use a tokenizer that knows their words."),
+        (sorted(alike), "have the same tokens as an earlier name", "Use a byte-level tokenizer."),
+    )
+    for places, reason, remedy in reasons:
+        if places:
+            shown = ", ".join(repr(names[i][:80]) for i in places[:5]) + ("..." if len(places) > 5 else "")
+            count = f"{len(places)} of {len(names)}"
+            logger.warning("%s names %s and cannot be predicted: %s. %s", count, reason, shown, remedy)
+    return np.setdiff1d(np.arange(len(names)), [*bad, *alike]).astype(np.int64)
 
 
 @dataclasses.dataclass(slots=True)

@@ -29,8 +29,8 @@ SIGNATURES = [
     (AttentionInterface, "register", ["key", "value"], "called to share cross-attention"),
     (AttentionMaskInterface, "register", ["key", "value"], "called to share cross-attention"),
     (DynamicCache, "batch_select_indices", ["indices"], "called when beams die and branch"),
-    (BartDecoderLayer, "forward", ["kwargs"], "hands `shared_rows` on to the attention"),
-    (BartAttention, "forward", ["kwargs"], "hands `shared_rows` on to the attention function"),
+    (BartDecoderLayer, "forward", ["kwargs"], "hands `layout` on to the attention"),
+    (BartAttention, "forward", ["kwargs"], "hands `layout` on to the attention function"),
 ]
 
 

@@ -14,7 +14,7 @@ from angel_trl.shared_encoder import (
     completion_logits,
     pack,
     pad,
-    share_cross_attention,
+    SUPPORTED_MODEL_TYPES,
     turn_off_dropout,
 )
 
@@ -105,7 +105,7 @@ def test_rows_are_full_when_every_mention_has_equally_many(mention, full):
 def test_values_and_gradients_equal_those_of_plain_forwards(make_model, model_type, kind):
     rows = ROWS[kind]
     shared, plain = (make_model(seed=5, model_type=model_type, init_std=0.1) for _ in range(2))
-    share_cross_attention(shared)
+    accept_layouts(shared, SUPPORTED_MODEL_TYPES)
     found = shared_log_probs(*completion_logits(shared, pack(MENTIONS, rows, PAD)), len(rows))
     expected = plain_log_probs(plain, rows)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -155,7 +155,7 @@ def test_teaching_a_model_twice_changes_nothing(make_model):
     batch = pack(MENTIONS, MIXED, PAD)
     add_mention_batches(model)
     once = model(**batch)[0]
-    share_cross_attention(model)
+    accept_layouts(model, SUPPORTED_MODEL_TYPES)
     add_mention_batches(model)
     assert torch.equal(model(**batch)[0], once)
 
@@ -172,7 +172,7 @@ def test_what_is_saved_has_no_trace_of_the_sharing(make_model, tmp_path):
 def test_an_unsupported_architecture_is_refused_by_name():
     model = T5ForConditionalGeneration(T5Config(d_model=8, num_layers=1, num_heads=1, d_kv=4, d_ff=8, vocab_size=20))
     with pytest.raises(ValueError, match="type 't5' are not supported yet; use one of bart, mbart"):
-        share_cross_attention(model)
+        accept_layouts(model, SUPPORTED_MODEL_TYPES)
     with pytest.raises(ValueError, match="'t5'"):
         add_mention_batches(model)
 
@@ -191,7 +191,7 @@ RATES = {
 @pytest.mark.parametrize("model_type", ["bart", "mbart"])
 def test_without_dropout_training_mode_computes_what_evaluation_mode_does(make_model, model_type):
     model = make_model(model_type=model_type, **RATES)
-    share_cross_attention(model)
+    accept_layouts(model, SUPPORTED_MODEL_TYPES)
     batch = pack(MENTIONS, MIXED, PAD)
     evaluated = completion_logits(model.eval(), batch)[0]
     assert not torch.equal(completion_logits(model.train(), batch)[0], evaluated)

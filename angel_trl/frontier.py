@@ -1,0 +1,179 @@
+"""The bookkeeping of the search: which prefixes of names to extend next, and which can be forgotten.
+
+Pure functions of numbers: knows neither models nor tries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+def rank_in_group(group: Ints, value: Floats) -> tuple[Ints, Ints]:
+    """Order items by group, then by falling value.
+
+    Args:
+        group: int64 `[items]`, from 0 to below 2**31.
+        value: float32 `[items]`, not NaN.
+
+    Returns:
+        `(order, rank)`: the permutation, and the rank of each ordered item in its group; both int64 `[items]`.
+    """
+    # One integer sorts by both: floats compare as their bits do, but for the sign, which is turned round.
+    bits = value.astype(np.float32, copy=False).view(np.int32).astype(np.int64)
+    rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    order = np.argsort((group << 32) + (0x7FFFFFFF - rising))
+    ordered = group[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    position = np.arange(len(order))
+    lengths = np.diff(starts, append=len(order))
+    return order, position - np.repeat(starts, lengths)
+
+
+@dataclasses.dataclass(slots=True)
+class Prefixes:
+    """Prefixes of names that were reached; all fields are parallel.
+
+    Args:
+        mention: int64, the mention of the batch.
+        node: int64, the trie node reached.
+        length: int64, tokens up to that node.
+        parent: int64, the decoder's number of the token before it.
+        score: float32, log-probability so far.
+        bound: float32, the most that any name below can be worth.
+        extended: bool, whether it was extended already.
+    """
+
+    mention: Ints
+    node: Ints
+    length: Ints
+    parent: Ints
+    score: Floats
+    bound: Floats
+    extended: Bools
+
+    @classmethod
+    def none(cls) -> Prefixes:
+        """No prefixes."""
+        ints, floats = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        return cls(ints, ints, ints, ints, floats, floats, np.zeros(0, dtype=bool))
+
+    def __len__(self) -> int:
+        return len(self.mention)
+
+    def take(self, which: Ints | Bools) -> Prefixes:
+        """Those at some places, in that order."""
+        return Prefixes(*(getattr(self, field)[which] for field in self.__slots__))
+
+    def __add__(self, other: Prefixes) -> Prefixes:
+        both = ((getattr(self, field), getattr(other, field)) for field in self.__slots__)
+        return Prefixes(*(np.concatenate(parts) for parts in both))
+
+
+class Found:
+    """The best names found so far, at most `top_k` a mention, best first.
+
+    Attributes:
+        value: float32 `[mentions, top_k]` by which names are ranked, -inf where there is none yet.
+        score: float32 `[mentions, top_k]`, log-probability.
+        leaf: int64 `[mentions, top_k]`, trie leaf, -1 where there is none.
+        length: int64 `[mentions, top_k]`, tokens of the name, end token included.
+    """
+
+    def __init__(self, mentions: int, top_k: int) -> None:
+        self.value = np.full((mentions, top_k), -np.inf, dtype=np.float32)
+        self.score = self.value.copy()
+        self.leaf = np.full((mentions, top_k), -1, dtype=np.int64)
+        self.length = np.zeros((mentions, top_k), dtype=np.int64)
+
+    @property
+    def kth(self) -> Floats:
+        """What a name must exceed to enter a mention's list; float32 `[mentions]`."""
+        return self.value[:, -1]
+
+    def add(self, mention: Ints, leaf: Ints, length: Ints, score: Floats, value: Floats) -> None:
+        """Enter names, given as parallel arrays."""
+        enters = value > self.kth[mention]
+        if not enters.any():
+            return
+        mention = mention[enters]
+        touched = np.unique(mention)
+        top_k = self.value.shape[1]
+        owners = np.concatenate([np.repeat(touched, top_k), mention])
+        order, rank = rank_in_group(owners, np.concatenate([self.value[touched].ravel(), value[enters]]))
+        kept = order[rank < top_k]
+
+        def merge(old: NDArray[Any], new: NDArray[Any]) -> None:
+            old[touched] = np.concatenate([old[touched].ravel(), new[enters]])[kept].reshape(len(touched), top_k)
+
+        merge(self.value, value)
+        merge(self.score, score)
+        merge(self.leaf, leaf)
+        merge(self.length, length)
+
+
+class Frontier:
+    """The prefixes that may still lead to a name among a mention's best.
+
+    Args:
+        mentions: how many mentions are searched.
+        num_beams: most prefixes of one length that are extended for a mention.
+        keep: keep what falls out of the beam, to widen it later.
+        max_beams: widest beam then.
+    """
+
+    def __init__(self, mentions: int, num_beams: int, *, keep: bool, max_beams: int) -> None:
+        self.prefixes = Prefixes.none()
+        self.pruned = np.full(mentions, -np.inf, dtype=np.float32)
+        self._width = np.full(mentions, num_beams)
+        self._keep = keep
+        self._max_beams = max(max_beams, num_beams)
+
+    def select(self, kth: Floats, at_once: int) -> Prefixes:
+        """The prefixes to extend next, at most `at_once` a mention, ordered by mention; they are marked extended.
+
+        Args:
+            kth: float32 `[mentions]`, the value that a name must exceed.
+            at_once: most prefixes of a mention; a quarter of a beam that was widened beyond.
+        """
+        prefixes = self.prefixes.take(self.prefixes.bound > kth[self.prefixes.mention])
+        longest = int(prefixes.length.max(initial=0)) + 1
+        order, rank = rank_in_group(prefixes.mention * longest + prefixes.length, prefixes.score)
+        self.prefixes = prefixes = prefixes.take(order)
+        inside = rank < self._width[prefixes.mention]
+        if self._keep:
+            inside = self._widen(rank, inside)
+        else:
+            np.maximum.at(self.pruned, prefixes.mention[~inside], prefixes.bound[~inside])
+            self.prefixes = prefixes = prefixes.take(inside)
+            inside = inside[inside]
+        ready = np.flatnonzero(inside & ~prefixes.extended)
+        order, rank = rank_in_group(prefixes.mention[ready], prefixes.bound[ready])
+        owner = prefixes.mention[ready[order]]
+        chosen = ready[order[rank < np.maximum(at_once, self._width[owner] // 4 * self._keep)]]
+        prefixes.extended[chosen] = True
+        return prefixes.take(chosen)
+
+    def _widen(self, rank: Ints, inside: Bools) -> Bools:
+        """Widen the beams of mentions that have nothing left to extend inside them, as often as needed."""
+        prefixes, mentions = self.prefixes, len(self._width)
+        while True:
+            waiting = np.bincount(prefixes.mention[~prefixes.extended], minlength=mentions) > 0
+            ready = np.bincount(prefixes.mention[inside & ~prefixes.extended], minlength=mentions) > 0
+            narrow = waiting & ~ready & (self._width < self._max_beams)
+            if not narrow.any():
+                break
+            self._width[narrow] = np.minimum(4 * self._width[narrow], self._max_beams)
+            inside = rank < self._width[prefixes.mention]
+        # What the widest beam leaves out stays unexplored.
+        outside = ~inside & ~prefixes.extended & (self._width == self._max_beams)[prefixes.mention]
+        self.pruned[:] = -np.inf
+        np.maximum.at(self.pruned, prefixes.mention[outside], prefixes.bound[outside])
+        return inside
