@@ -160,10 +160,10 @@ class _BatchSearch:
 
     def run(self) -> Candidates:
         """Extend prefixes, best first, until none is left that could lead to a name of the list."""
-        mention = np.arange(len(self._restriction_of))
-        row, child = self._children(mention, np.zeros_like(mention))
+        mentions = np.arange(len(self._restriction_of))
+        row, child = self._children(mentions, np.zeros_like(mentions))
         scores = self._decoder.start(row, self._tokens(child))
-        self._arrive(row, child, np.ones_like(row), row, scores)
+        self._arrive(row, mentions, child, np.ones_like(mentions), mentions, scores)
         while len(chosen := self._frontier.select(self._found.kth, _AT_ONCE)):
             self._extend(chosen)
         found = self._found
@@ -190,27 +190,32 @@ class _BatchSearch:
             np.concatenate([tokens[forced + 1], self._tokens(child)]),
         )
         inside = np.bincount(row[forced], weights=log_probs[: len(forced)], minlength=len(chosen))
-        scores = chosen.score + inside.astype(np.float32)
-        self._arrive(
-            chosen.mention[edge],
-            child,
-            (chosen.length + lengths)[edge],
-            number[edge],
-            scores[edge] + log_probs[len(forced) :],
-        )
+        scores = (chosen.score + inside.astype(np.float32))[edge] + log_probs[len(forced) :]
+        self._arrive(edge, chosen.mention, child, chosen.length + lengths, number, scores)
 
-    def _arrive(self, mention: Ints, node: Ints, length: Ints, parent: Ints, score: Floats) -> None:
-        """Enter the nodes reached: leaves among the names found, others among the prefixes."""
+    def _arrive(self, row: Ints, mention: Ints, node: Ints, length: Ints, parent: Ints, score: Floats) -> None:
+        """Enter the nodes reached: leaves among the names found, others among the prefixes.
+
+        Args:
+            row: int64 `[nodes]`, ascending: the row that each node was reached from.
+            mention: int64 `[rows]`.
+            node: int64 `[nodes]`.
+            length: int64 `[rows]`, tokens up to the nodes reached from a row.
+            parent: int64 `[rows]`, the decoder's number of the row's last token.
+            score: float32 `[nodes]`.
+        """
         leaf = self._trie.is_leaf(torch.from_numpy(node)).numpy()
-        value = score if self._longest is None else (score / length).astype(np.float32)
-        self._found.add(mention[leaf], node[leaf], length[leaf], score[leaf], value[leaf])
+        ends = row[leaf]
+        value = score[leaf] if self._longest is None else (score[leaf] / length[ends]).astype(np.float32)
+        self._found.add(mention[ends], node[leaf], length[ends], score[leaf], value)
         bound = score
         if self._longest is not None:
             # A name below is at most this long, and its log-probability at most that of the prefix.
             bound = (score / self._longest[torch.from_numpy(node)].numpy()).astype(np.float32)
-        open_ = ~leaf & (bound > self._found.kth[mention])
-        reached = Prefixes(mention, node, length, parent, score, bound, np.zeros(len(node), dtype=bool))
-        self._frontier.prefixes += reached.take(open_)
+        going_on = np.flatnonzero(~leaf & (bound > self._found.kth[mention][row]))
+        row = row[going_on]
+        fields = (mention[row], node[going_on], length[row], parent[row], score[going_on], bound[going_on])
+        self._frontier.add(Prefixes(*fields, np.zeros(len(row), dtype=bool)), row)
 
     def _stretches(self, mention: Ints, node: Ints) -> tuple[Ints, Ints]:
         """Follow each node as long as it has a single child that is not a leaf.

@@ -20,7 +20,7 @@ def rank_in_group(group: Ints, value: Floats) -> tuple[Ints, Ints]:
     """Order items by group, then by falling value.
 
     Args:
-        group: int64 `[items]`, from 0 to below 2**31.
+        group: int64 `[items]`, small numbers from 0 on.
         value: float32 `[items]`, not NaN.
 
     Returns:
@@ -30,11 +30,30 @@ def rank_in_group(group: Ints, value: Floats) -> tuple[Ints, Ints]:
     bits = value.astype(np.float32, copy=False).view(np.int32).astype(np.int64)
     rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     order = np.argsort((group << 32) + (0x7FFFFFFF - rising))
-    ordered = group[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    position = np.arange(len(order))
-    lengths = np.diff(starts, append=len(order))
-    return order, position - np.repeat(starts, lengths)
+    counts = np.bincount(group)
+    return order, np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def best_of_rows(row: Ints, value: Floats, count: int) -> Bools:
+    """Mark the `count` highest values of each row, and those equal to the last of them.
+
+    Args:
+        row: int64 `[items]`, ascending.
+        value: float32 `[items]`.
+        count: how many of a row.
+
+    Returns:
+        bool `[items]`.
+    """
+    lengths = np.bincount(row)
+    longest = int(lengths.max(initial=0))
+    if longest <= count:
+        return np.ones(len(row), dtype=bool)
+    table = np.full((len(lengths), longest), -np.inf, dtype=np.float32)
+    table[row, np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = value
+    last = np.partition(table, longest - count, axis=1)[:, longest - count]
+    marked: Bools = value >= last[row]
+    return marked
 
 
 @dataclasses.dataclass(slots=True)
@@ -132,9 +151,22 @@ class Frontier:
     def __init__(self, mentions: int, num_beams: int, *, keep: bool, max_beams: int) -> None:
         self.prefixes = Prefixes.none()
         self.pruned = np.full(mentions, -np.inf, dtype=np.float32)
+        self._num_beams = num_beams
         self._width = np.full(mentions, num_beams)
         self._keep = keep
         self._max_beams = max(max_beams, num_beams)
+
+    def add(self, prefixes: Prefixes, row: Ints) -> None:
+        """Take in prefixes just reached, of equal length where they have the same `row` (int64, ascending)."""
+        if not self._keep:
+            # More than a beam of one row can never be inside the beam: this spares most of the work.
+            best = best_of_rows(row, prefixes.score, self._num_beams)
+            self._prune(prefixes, ~best)
+            prefixes = prefixes.take(best)
+        self.prefixes += prefixes
+
+    def _prune(self, prefixes: Prefixes, which: Bools) -> None:
+        np.maximum.at(self.pruned, prefixes.mention[which], prefixes.bound[which])
 
     def select(self, kth: Floats, at_once: int) -> Prefixes:
         """The prefixes to extend next, at most `at_once` a mention, ordered by mention; they are marked extended.
@@ -151,7 +183,7 @@ class Frontier:
         if self._keep:
             inside = self._widen(rank, inside)
         else:
-            np.maximum.at(self.pruned, prefixes.mention[~inside], prefixes.bound[~inside])
+            self._prune(prefixes, ~inside)
             self.prefixes = prefixes = prefixes.take(inside)
             inside = inside[inside]
         ready = np.flatnonzero(inside & ~prefixes.extended)
@@ -173,7 +205,6 @@ class Frontier:
             self._width[narrow] = np.minimum(4 * self._width[narrow], self._max_beams)
             inside = rank < self._width[prefixes.mention]
         # What the widest beam leaves out stays unexplored.
-        outside = ~inside & ~prefixes.extended & (self._width == self._max_beams)[prefixes.mention]
         self.pruned[:] = -np.inf
-        np.maximum.at(self.pruned, prefixes.mention[outside], prefixes.bound[outside])
+        self._prune(prefixes, ~inside & ~prefixes.extended & (self._width == self._max_beams)[prefixes.mention])
         return inside

@@ -41,11 +41,11 @@ class Restriction:
     def allows(self, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether a name allowed lies below each trie node (or is it); bool, the shape of `nodes`."""
         if self.nodes is not None:
-            place = np.searchsorted(self.nodes, nodes)
-            return self.nodes[np.minimum(place, len(self.nodes) - 1)] == nodes  # type: ignore[no-any-return]
+            place = np.minimum(np.searchsorted(self.nodes, nodes), len(self.nodes) - 1)
+            return self.nodes[place] == nodes
         if self.type_bits is None or self.type_mask is None:
             raise ValueError(f"{self.description}: a restriction needs nodes, or type bits and a mask.")
-        return (self.type_bits[nodes] & self.type_mask).any(axis=-1)
+        return np.asarray((self.type_bits[nodes] & self.type_mask).any(axis=-1))
 
 
 class Restrictor:

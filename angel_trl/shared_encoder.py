@@ -136,12 +136,12 @@ def completion_logits(
     return lm_logits(model, hidden[scored]), batch["input_ids"][:, 1:][scored], scored.nonzero()[:, 0]
 
 
-def lm_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits, in float32, of decoder states `[n, width]`."""
+def lm_logits(model: PreTrainedModel, hidden: torch.Tensor, *, with_bias: bool = True) -> torch.Tensor:
+    """Logits, in float32, of decoder states `[n, width]`; `with_bias=False` leaves out BART's bias, usually zero."""
     if getattr(model.config, "scale_decoder_outputs", False):  # T5 with tied embeddings
         hidden = hidden * model.config.d_model**-0.5
     logits = model.get_output_embeddings()(hidden)
-    bias = getattr(model, "final_logits_bias", None)
+    bias = getattr(model, "final_logits_bias", None) if with_bias else None
     return (logits if bias is None else logits + bias).float()
 
 

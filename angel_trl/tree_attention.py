@@ -116,8 +116,8 @@ class TreeCache(Cache):
             self._values.append(self._keys[-1])
         for stored, new in ((self._keys, key_states), (self._values, value_states)):
             if stored[layer_idx].shape[2] < slots:
-                # Room for half as much again, so that growing costs little on the whole.
-                room = stored[layer_idx].new_zeros(mentions, new.shape[1], slots + slots // 2, new.shape[3])
+                # Room to spare, so that growing costs little on the whole; zeros, because what is masked must be finite.
+                room = stored[layer_idx].new_zeros(mentions, new.shape[1], slots + slots // 2 + 32, new.shape[3])
                 room[:, :, : stored[layer_idx].shape[2]] = stored[layer_idx]
                 stored[layer_idx] = room
             stored[layer_idx][step.place, :, step.slot] = new[0].transpose(0, 1)

@@ -20,8 +20,8 @@ from angel_trl.formatting import EncodedMention
 from angel_trl.shared_encoder import lm_logits, pad
 from angel_trl.tree_attention import TreeCache, TreeStep
 
-# Logits computed at a time: 64 MB in float32.
-_LOGITS_AT_ONCE = 2**24
+# Logits computed at a time: 32 MB in float32.
+_LOGITS_AT_ONCE = 2**23
 
 # Architectures that can be searched; each is covered by a test against the stock forward.
 SEARCHED_MODEL_TYPES = ("bart", "mbart", "t5", "mt5", "gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -60,6 +60,8 @@ class TreeDecoder:
         self._source: torch.Tensor | None = None
         if model.config.is_encoder_decoder:
             self._encode([mention.source for mention in mentions])
+        bias = getattr(model, "final_logits_bias", None)
+        self._has_bias = bias is not None and bool(bias.any())
         # Row of the caches where each mention stands; they lose mentions as these finish.
         self._place = np.arange(len(mentions))
         self._places = len(mentions)
@@ -142,7 +144,7 @@ class TreeDecoder:
 
     def _drop_finished(self, mention: Ints) -> None:
         """Forget the keys of mentions without rows, once they are the greater part."""
-        alive = mention[np.flatnonzero(np.diff(mention, prepend=-1))]
+        alive = np.flatnonzero(np.bincount(mention))
         if 2 * len(alive) > self._places:
             return
         kept = _upload(self._place[alive], self._device)
@@ -230,24 +232,17 @@ class TreeDecoder:
     def _log_probs(self, hidden: torch.Tensor, asked: Ints, tokens: Ints) -> NDArray[np.float32]:
         """Log-probability of `tokens` after the states `asked`: the one transfer of a step from the device."""
         at_once = max(1, _LOGITS_AT_ONCE // self._model.config.vocab_size)
-        parts = []
-        if len(hidden) <= at_once:
-            parts.append(_log_probs(self._model, hidden, _upload(np.stack([asked, tokens]), self._device)))
-            return torch.cat(parts).clamp(max=0).cpu().numpy()
-        order = np.argsort(asked, kind="stable")
+        order = np.argsort(asked, kind="stable") if len(hidden) > at_once else np.arange(len(asked))
         begins = np.arange(0, len(hidden), at_once)
+        parts = []
         for begin, part in zip(begins, np.split(order, np.searchsorted(asked[order], begins[1:])), strict=True):
             index = _upload(np.stack([asked[part] - begin, tokens[part]]), self._device)
-            parts.append(_log_probs(self._model, hidden[begin : begin + at_once], index))
+            logits = lm_logits(self._model, hidden[begin : begin + at_once], with_bias=self._has_bias)
+            parts.append(logits.log_softmax(-1)[index[0], index[1]])
         values = np.empty(len(asked), dtype=np.float32)
         # Rounding must not make a path likelier than its beginning: bounds rely on it.
         values[order] = torch.cat(parts).clamp(max=0).cpu().numpy()
         return values
-
-
-def _log_probs(model: PreTrainedModel, hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    logits = lm_logits(model, hidden)
-    return logits[index[0], index[1]] - logits.logsumexp(-1)[index[0]]
 
 
 def _relative_attention(model: PreTrainedModel) -> Any:

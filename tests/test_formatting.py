@@ -1,11 +1,12 @@
 """The format, token for token: the ids below were worked out apart from the package from vocab.json and merges.txt."""
 
+import copy
 import logging
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BartConfig, BartTokenizer, T5Config
+from transformers import BartConfig, BartTokenizer, GPT2Config, LlamaConfig, T5Config
 
 from angel_trl.formatting import EncodedMention, MentionFormat, MentionFormatter, truncate_context
 from angel_trl.linker import parse_brackets
@@ -239,6 +240,53 @@ def test_encode_keeps_order_and_is_the_same_one_by_one(tokenizer, small_mentions
 
 def test_nothing_to_tokenise_is_an_empty_list(tokenizer):
     assert formatter_of(tokenizer).names([]) == []
+
+
+def decoder_only_formatter(tokenizer, window=1024, **choices):
+    return MentionFormatter(tokenizer, GPT2Config(n_positions=window), MentionFormat(**choices))
+
+
+def test_a_decoder_only_model_gets_passage_and_prefix_as_one_prompt(tokenizer, small_mentions):
+    prompts = decoder_only_formatter(tokenizer).encode(small_mentions)
+    for prompt, mention in zip(prompts, formatter_of(tokenizer).encode(small_mentions), strict=True):
+        # The source without its end token, then the prefix without the decoder's start token.
+        assert prompt == EncodedMention((), (*mention.source[:-1], *mention.prefix[1:]))
+
+
+def test_a_prompt_in_words(tokenizer):
+    prompt = encode(decoder_only_formatter(tokenizer), "Acute [Gout] here.")
+    assert prompt.source == ()
+    assert tokenizer.decode(prompt.prefix) == "<s> acute START gout END here. gout is"
+
+
+def test_a_prompt_of_a_tokenizer_without_a_beginning_token(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.bos_token = None
+    assert tokenizer.decode(encode(decoder_only_formatter(tokenizer), "[gout]").prefix) == " START gout END gout is"
+
+
+def test_a_prompt_is_cut_to_half_of_the_window(caplog):
+    tokenizer = train_tokenizer(["gout"] * 9, 300)  # other words cost a token a letter
+    with caplog.at_level(logging.INFO, "angel_trl.formatting"):
+        prompt = encode(decoder_only_formatter(tokenizer, window=32), "yyyyyyyy x [gout] x yyyyyyyy")
+    assert tokenizer.decode(prompt.prefix) == "<s> x START gout END x gout is"
+    assert len(prompt.prefix) <= 16
+    assert "1 passages were cut further to fit the model's window of 32 tokens" in caplog.text
+
+
+def test_a_prompt_longer_than_half_of_the_window_is_none():
+    tokenizer = train_tokenizer(["gout"] * 9, 300)
+    formatter = decoder_only_formatter(tokenizer, window=32)
+    # Beginning token, "START", " ", letters, "END", " ", letters and "is": 6 and twice the letters.
+    assert len(encode(formatter, "x [yyyyy] x").prefix) == 16
+    assert encode(formatter, "x [yyyyyy] x") is None
+
+
+def test_a_decoder_only_model_needs_no_decoder_start(tokenizer):
+    formatter = MentionFormatter(tokenizer, LlamaConfig(max_position_embeddings=512))
+    assert (formatter.has_encoder, formatter.decoder_start, formatter.max_tokens) == (False, [], 512)
+    assert formatter.names(["gout"]) == formatter_of(tokenizer).names(["gout"])
+    assert formatter.fingerprint("abc") == formatter_of(tokenizer).fingerprint("abc")
 
 
 # --- words and windows -----------------------------------------------------------------------------------------------

@@ -187,6 +187,69 @@ def test_fingerprint_depends_on_the_normalization(kb):
     assert KnowledgeBase(CONCEPTS, normalization="lower").fingerprint != kb.fingerprint
 
 
+NEW = [
+    Concept("E1", ("Croup",), ("900",), ("T1",), "Of the throat."),
+    Concept("MESH:D2", ("BC", "Bladder carcinoma"), ("600000", "7"), ("T191", "T2"), "Another."),
+    Concept("D4", ("Plus-minus",), definition="A sign."),
+    Concept("E1", ("Laryngitis",)),  # the concept new above
+]
+
+
+def test_extended_adds_to_known_concepts_and_appends_new_ones(kb):
+    extended = kb.extended(NEW)
+    assert extended.concepts == [
+        CONCEPTS[0],
+        Concept(
+            "D2",
+            ("Bladder cancer", "BC", "(+)", "Bladder carcinoma"),
+            ("600000", "7"),
+            ("T191", "T2"),
+            "A cancer.",
+        ),
+        CONCEPTS[2],
+        Concept("D4", ("+/-", "Plus-minus"), definition="A sign."),
+        Concept("E1", ("Croup", "Laryngitis"), ("900",), ("T1",), "Of the throat."),
+    ]
+    assert (extended.normalization, extended.source) == ("genbioel", "tiny")
+    names = ["breast cancer", "bc", "bladder cancer", "bladder carcinoma", "plus minus", "croup", "laryngitis"]
+    assert extended.names == names
+    assert extended.resolve("900") == (4,)
+    assert extended.fingerprint == KnowledgeBase(extended.concepts).fingerprint != kb.fingerprint
+
+
+def test_extended_leaves_the_knowledge_base_as_it_was(kb):
+    before = kb.fingerprint
+    kb.extended(NEW)
+    assert kb.concepts == CONCEPTS
+    assert (kb.num_names, KnowledgeBase(kb.concepts).fingerprint) == (3, before)
+
+
+def test_an_alternate_id_is_not_a_known_concept(kb):
+    extended = kb.extended([Concept("114480", ("Familial breast cancer",))])
+    assert len(extended) == 5
+    # A primary id wins over the same string as an alternate id.
+    assert (kb.resolve("OMIM:114480"), extended.resolve("OMIM:114480")) == ((0,), (4,))
+
+
+def test_extended_by_nothing_is_equal(kb):
+    assert kb.extended([]).fingerprint == kb.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("concept", "message"),
+    [
+        (Concept("", ("x",)), "concept 4 of tiny: empty id"),
+        (Concept("E1", ()), "concept 'E1' of tiny: names must be a non-empty sequence"),
+        (Concept("E1", "croup"), "concept 'E1' of tiny: names must be a non-empty sequence"),
+        (Concept("D1", "croup"), "concept 'D1' of tiny: names must be a non-empty sequence"),
+        (Concept("D1", ()), "concept 'D1' of tiny: names must be a non-empty sequence"),
+    ],
+)
+def test_extended_by_a_concept_without_id_or_names_is_an_error(kb, concept, message):
+    with pytest.raises(ValueError, match=message):
+        kb.extended([concept])
+
+
 def test_parquet_round_trip(tmp_path):
     kb = KnowledgeBase(CONCEPTS, normalization="lower", source="tiny")
     kb.to_parquet(tmp_path / "kb.parquet")

@@ -7,7 +7,15 @@ import sys
 
 import pytest
 import torch
-from transformers import BartTokenizer
+from transformers import (
+    BartTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from angel_trl.formatting import MentionFormat
 from angel_trl.kb import Concept, KnowledgeBase
@@ -96,11 +104,12 @@ def test_homonyms_are_ambiguous(make_model, tokenizer):
     [linked] = EntityLinker(make_model(), tokenizer, kb).link("[ms]")
     assert linked.ambiguous
     assert (linked.id, linked.name) == ("C4", "MS")
-    assert linked.candidates == (Candidate(("C4", "C3"), "MS", "ms", linked.score),)
+    [candidate] = linked.candidates
+    assert candidate == Candidate(("C4", "C3"), "MS", "ms", linked.score, candidate.mean_score)
 
 
 def test_a_name_of_one_concept_is_not_ambiguous():
-    assert not Linked("x", 0, 1, (Candidate(("C1",), "X", "x", -0.1),), True).ambiguous
+    assert not Linked("x", 0, 1, (Candidate(("C1",), "X", "x", -0.1, -0.1),), True).ambiguous
 
 
 def test_results_do_not_depend_on_the_batch(linker, small_mentions):
@@ -242,6 +251,100 @@ def test_the_tokenizer_of_bart_survives_the_folder(shared, make_model, small_kb,
     again = EntityLinker.from_pretrained(tmp_path)
     assert again.targets.fingerprint == linker.targets.fingerprint
     assert again.link(TEXT) == linker.link(TEXT)
+
+
+# --- rankings, restrictions, extensions ------------------------------------------------------------------------------
+
+
+def test_a_mean_score_is_that_of_a_token(linker):
+    for linked in linker.link(TEXT, top_k=3):
+        for candidate in linked.candidates:
+            [tokens] = linker.targets.formatter.names([candidate.matched_name])
+            assert candidate.mean_score == pytest.approx(candidate.score / len(tokens), abs=1e-6)
+
+
+def test_the_ranking_asked_for_orders_the_candidates(linker):
+    [by_sum] = linker.link("[gout]", num_beams=200, top_k=100)
+    [by_mean] = linker.link("[gout]", num_beams=200, top_k=100, ranking="mean")
+    assert len(by_mean.candidates) == 71
+    assert {c.matched_name for c in by_sum.candidates} == {c.matched_name for c in by_mean.candidates}
+    means = [candidate.mean_score for candidate in by_mean.candidates]
+    assert means == sorted(means, reverse=True)
+    assert by_sum.candidates != by_mean.candidates
+    with pytest.raises(ValueError, match="ranking is 'best'"):
+        linker.link("[gout]", ranking="best")
+
+
+def test_a_search_until_exact_is_exact(linker):
+    assert not any(linked.exact for linked in linker.link(TEXT, num_beams=1))
+    exact = linker.link(TEXT, num_beams=1, until_exact=True)
+    assert [linked.exact for linked in exact] == [True, True]
+    names = [[candidate.matched_name for candidate in linked.candidates] for linked in exact]
+    widest = linker.link(TEXT, num_beams=200)
+    assert names == [[candidate.matched_name for candidate in linked.candidates] for linked in widest]
+
+
+def test_answers_are_restricted_for_one_text_or_mention_by_mention(linker):
+    [linked] = linker.link("[ms]", restriction=linker.restrict(names=["MS"], ids=["C04"]))
+    assert [candidate.ids for candidate in linked.candidates] == [("C04",)]
+    assert (linked.id, linked.name, linked.ambiguous) == ("C04", "Mitral Stenosis", False)
+    rows = [{"text": "gout here", "start": 0, "end": 4}] * 3
+    given = [linker.restrict(ids=["C29"]), None, linker.restrict(names=["podagra"])]
+    linked = linker.link_batch(rows, restrictions=given, top_k=10)
+    assert {candidate.ids for candidate in linked[0].candidates} == {("C29",)}
+    assert len(linked[0].candidates) == 3
+    [alone] = linker.link_batch(rows[:1], top_k=10)
+    assert [candidate.ids for candidate in linked[1].candidates] == [candidate.ids for candidate in alone.candidates]
+    assert [candidate.matched_name for candidate in linked[2].candidates] == ["podagra"]
+
+
+def test_an_extended_linker_links_to_what_was_added(linker, small_kb):
+    extended = linker.extended([Concept("Z1", ("Zoster",), types=("Virus",)), Concept("C30", ("Gouty arthritis",))])
+    assert (len(extended.kb), extended.kb.num_names) == (31, 73)
+    assert extended.model is linker.model
+    [linked] = extended.link("[zoster]", restriction=extended.restrict(types=["Virus"]))
+    assert (linked.id, linked.name) == ("Z1", "Zoster")
+    [linked] = extended.link("[gout]", num_beams=200, top_k=100)
+    by_name = {candidate.matched_name: candidate.ids for candidate in linked.candidates}
+    assert len(by_name) == 73
+    assert (by_name["zoster"], by_name["gouty arthritis"], by_name["gout"]) == (("Z1",), ("C30",), ("C30",))
+    assert linker.kb is small_kb
+    assert len(linker.link("[gout]", num_beams=200, top_k=100)[0].candidates) == 71
+
+
+def test_an_extended_linker_survives_the_folder(linker, small_mentions, tmp_path):
+    extended = linker.extended([Concept("Z1", ("Zoster", "Shingles"))])
+    extended.save_pretrained(tmp_path)
+    again = EntityLinker.from_pretrained(tmp_path)
+    assert again.kb.concepts[30] == Concept("Z1", ("Zoster", "Shingles"))
+    assert again.link_batch(small_mentions) == extended.link_batch(small_mentions)
+
+
+# --- other architectures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "t5"])
+def test_a_linker_of_another_architecture_survives_the_folder(kind, tokenizer, small_kb, small_mentions, tmp_path):
+    special = {"vocab_size": len(tokenizer), "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        config = GPT2Config(**special, n_embd=16, n_layer=2, n_head=2, n_positions=128, initializer_range=0.4)
+        model = GPT2LMHeadModel(config)
+    elif kind == "llama":
+        size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "initializer_range": 0.4}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+        model = LlamaForCausalLM(LlamaConfig(**special, **size, **heads, max_position_embeddings=128))
+    else:
+        size = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+        model = T5ForConditionalGeneration(T5Config(**special, **size, decoder_start_token_id=1))
+    linker = EntityLinker(model, tokenizer, small_kb)
+    linked = linker.link_batch(small_mentions, num_beams=3)
+    assert len({one.id for one in linked}) > 1
+    linker.save_pretrained(tmp_path)
+    again = EntityLinker.from_pretrained(tmp_path)
+    assert type(again.model) is type(model)
+    assert again.link_batch(small_mentions, num_beams=3) == linked
+    assert again.link(TEXT, ranking="mean", until_exact=True) == linker.link(TEXT, ranking="mean", until_exact=True)
 
 
 # --- shell -----------------------------------------------------------------------------------------------------------

@@ -3,11 +3,27 @@
 import inspect
 
 import pytest
+import torch
 import transformers
 import trl
-from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache, Seq2SeqTrainer, Trainer
+from transformers import (
+    AttentionInterface,
+    DynamicCache,
+    EncoderDecoderCache,
+    GPT2Model,
+    LlamaModel,
+    Seq2SeqTrainer,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+)
+from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
-from transformers.models.bart.modeling_bart import BartAttention, BartDecoderLayer
+from transformers.models.bart.modeling_bart import BartAttention, BartDecoderLayer, BartLearnedPositionalEmbedding
+from transformers.models.mistral.modeling_mistral import MistralAttention
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOConfig, DPOTrainer
 
@@ -28,9 +44,15 @@ SIGNATURES = [
     (LengthGroupedSampler, "__init__", ["batch_size", "lengths"], "called"),
     (AttentionInterface, "register", ["key", "value"], "called to share cross-attention"),
     (AttentionMaskInterface, "register", ["key", "value"], "called to share cross-attention"),
-    (DynamicCache, "batch_select_indices", ["indices"], "called when beams die and branch"),
     (BartDecoderLayer, "forward", ["kwargs"], "hands `layout` on to the attention"),
     (BartAttention, "forward", ["kwargs"], "hands `layout` on to the attention function"),
+    (BartLearnedPositionalEmbedding, "forward", ["position_ids"], "given the positions of tokens in a tree"),
+    (T5Attention, "_relative_position_bucket", ["bidirectional", "num_buckets", "max_distance"], "called"),
+    (T5Attention, "forward", ["kwargs"], "hands `layout` on to the attention function"),
+    (GPT2Model, "forward", ["position_ids", "kwargs"], "given the positions of tokens in a tree, and `layout`"),
+    (LlamaModel, "forward", ["position_ids", "kwargs"], "given the positions of tokens in a tree, and `layout`"),
+    (Cache, "update", ["key_states", "value_states", "layer_idx"], "overridden: keys are written slot by slot"),
+    (Cache, "get_seq_length", ["layer_idx"], "overridden: tokens carry their own positions"),
 ]
 
 
@@ -85,5 +107,30 @@ def test_refused_settings_still_exist_in_dpo_config():
 
 
 def test_caches_have_both_halves():
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    assert cache.self_attention_cache is not cache.cross_attention_cache
+    cross = DynamicCache()
+    cache = EncoderDecoderCache(Cache(layers=[]), cross)
+    assert cache.self_attention_cache is not cache.cross_attention_cache is cross
+
+
+def test_keys_of_the_source_can_be_taken_out_of_their_cache():
+    cross = DynamicCache()
+    cross.update(torch.ones(3, 1, 2, 4), torch.ones(3, 1, 2, 4), 0)
+    [layer] = cross.layers
+    assert layer.keys.shape == layer.values.shape == (3, 1, 2, 4)
+
+
+def test_t5_keeps_its_relative_positions_where_they_are_looked_for():
+    size = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 9}
+    blocks = T5ForConditionalGeneration(T5Config(**size)).get_decoder().block
+    attention = blocks[0].layer[0].SelfAttention
+    assert [block.layer[0].SelfAttention.has_relative_attention_bias for block in blocks] == [True, False]
+    assert attention.relative_attention_bias.weight.shape == (attention.relative_attention_num_buckets, 2)
+    assert attention.relative_attention_max_distance == 128
+    assert (attention.is_causal, blocks[0].layer[1].EncDecAttention.is_causal) == (True, False)
+
+
+@pytest.mark.parametrize("attention", [BartAttention, MistralAttention, Qwen2Attention, Qwen3Attention])
+def test_attention_functions_are_still_called_through_the_interface(attention):
+    source = inspect.getsource(attention.forward)
+    assert "ALL_ATTENTION_FUNCTIONS.get_interface(" in source
+    assert ("sliding_window=" in source) == (attention is not BartAttention)

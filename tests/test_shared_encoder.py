@@ -5,18 +5,21 @@ import json
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
+from angel_trl.attention import accept_layouts
+from angel_trl.decoding import search
 from angel_trl.formatting import EncodedMention
 from angel_trl.shared_encoder import (
+    SUPPORTED_MODEL_TYPES,
     SharedRows,
     add_mention_batches,
     completion_logits,
     pack,
     pad,
-    SUPPORTED_MODEL_TYPES,
     turn_off_dropout,
 )
+from angel_trl.trie import NameTrie
 
 PAD = 1
 MENTIONS = [
@@ -87,14 +90,8 @@ def test_a_pad_token_within_a_name_or_source_is_not_padding():
 
 def test_rows_are_counted_within_their_mention():
     rows = SharedRows.of(torch.tensor([2, 0, 2, 2, 0]), torch.ones(3, 4, dtype=torch.int64))
-    assert (rows.slot.tolist(), rows.slots, rows.full) == ([0, 0, 1, 2, 1], 3, False)
+    assert (rows.mention.tolist(), rows.slot.tolist(), rows.slots) == ([2, 0, 2, 2, 0], [0, 0, 1, 2, 1], 3)
     assert (rows.mask.shape, rows.mask.dtype) == ((3, 1, 1, 4), torch.bool)
-
-
-@pytest.mark.parametrize(("mention", "full"), [([0, 0, 1, 1], True), ([0, 0, 1], False), ([0, 0, 0, 1], False)])
-def test_rows_are_full_when_every_mention_has_equally_many(mention, full):
-    rows = SharedRows.of(torch.tensor(mention), torch.ones(2, 4), ascending=True)
-    assert rows.full == full
 
 
 # --- parity ----------------------------------------------------------------------------------------------------------
@@ -169,12 +166,27 @@ def test_what_is_saved_has_no_trace_of_the_sharing(make_model, tmp_path):
     assert again.config._attn_implementation == "sdpa"
 
 
-def test_an_unsupported_architecture_is_refused_by_name():
-    model = T5ForConditionalGeneration(T5Config(d_model=8, num_layers=1, num_heads=1, d_kv=4, d_ff=8, vocab_size=20))
-    with pytest.raises(ValueError, match="type 't5' are not supported yet; use one of bart, mbart"):
-        accept_layouts(model, SUPPORTED_MODEL_TYPES)
-    with pytest.raises(ValueError, match="'t5'"):
+def test_a_searched_model_is_trained_and_a_trained_one_searched_as_any(make_model):
+    model, fresh = make_model(), make_model()
+    trie, batch = NameTrie.build([[60, 2], [61, 62, 2], [63, 2]]), pack(MENTIONS, MIXED, PAD)
+    alone = search(fresh, trie, MENTIONS).log_probs
+    add_mention_batches(model)
+    before = model(**batch)[0]
+    assert torch.equal(torch.from_numpy(search(model, trie, MENTIONS).log_probs), torch.from_numpy(alone))
+    assert torch.equal(model(**batch)[0], before)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "llama"])
+def test_an_architecture_that_can_only_be_searched_is_refused_by_name(model_type):
+    if model_type == "t5":
+        size = {"d_model": 8, "num_layers": 1, "num_heads": 1, "d_kv": 4, "d_ff": 8}
+        model = T5ForConditionalGeneration(T5Config(vocab_size=20, **size))
+    else:
+        size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **size))
+    with pytest.raises(ValueError, match=rf"type '{model_type}' are not supported here; use one of bart, mbart \("):
         add_mention_batches(model)
+    assert "angel" not in model.config._attn_implementation
 
 
 # --- dropout ---------------------------------------------------------------------------------------------------------

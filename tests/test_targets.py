@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BartConfig, PreTrainedTokenizerFast
 
-from angel_trl.decoding import Candidates
+from angel_trl.decoding import Candidates, search
 from angel_trl.formatting import MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
 from angel_trl.targets import NearestNames, TargetNames, prepare_mentions
@@ -94,7 +94,7 @@ def test_a_saved_trie_is_used_and_one_of_other_names_refused(targets, small_kb, 
 
 def test_ranked_ids_are_the_ids_of_each_name(targets, small_kb):
     names = np.array([[small_kb.find("MS"), small_kb.find("gout")], [small_kb.find("A-T"), -1], [-1, -1]])
-    found = Candidates(names, np.zeros((3, 2), np.float32), np.ones(3, bool))
+    found = Candidates(names, np.zeros((3, 2), np.float32), np.ones((3, 2), np.int64), np.ones(3, bool))
     assert targets.ranked_ids(found) == [[["C03", "C04"], ["C30"]], [["C27"]], []]
 
 
@@ -277,3 +277,100 @@ def test_of_names_with_the_same_tokens_only_the_first_can_be_answered(caplog):
     assert targets.unreachable == [1]
     assert targets.answerable.tolist() == [True, True]
     assert "1 of 3 names have the same tokens as an earlier name" in caplog.text
+
+
+# --- extended --------------------------------------------------------------------------------------------------------
+
+MORE = [
+    Concept("C30", ("Gouty Arthritis", "GOUT")),  # known: one name is new
+    Concept("Z1", ("Zoster", "Shingles", "MS")),  # new, with a name that two others have
+    Concept("Z2", ("Gouty arthritis",)),  # new, with a name that is new above
+]
+
+
+def arrays(trie):
+    return {name: array.tolist() for name, array in zip(trie._arrays()._fields, trie._arrays(), strict=True)}
+
+
+def test_extended_targets_equal_those_made_anew(targets, small_kb, tokenizer):
+    kb = small_kb.extended(MORE)
+    extended, fresh = targets.extended(kb), TargetNames(kb, formatter_of(tokenizer))
+    assert kb.num_names == small_kb.num_names + 3
+    assert arrays(extended.trie) == arrays(fresh.trie)
+    assert extended.trie.fingerprint == fresh.trie.fingerprint == extended.fingerprint == fresh.fingerprint
+    assert extended.unreachable == fresh.unreachable == []
+    assert extended.answerable.tolist() == fresh.answerable.tolist() == [True] * 32
+    assert extended.sequences == fresh.sequences
+    for name in ("gout", "gouty arthritis", "zoster", "ms"):
+        assert extended.concepts(kb.find(name)) == fresh.concepts(kb.find(name))
+    assert extended.ranked_ids(found_of(kb.find("ms"), kb.find("gouty arthritis"))) == [
+        [["C03", "C04", "Z1"], ["C30", "Z2"]]
+    ]
+
+
+def found_of(*names):
+    count = len(names)
+    return Candidates(
+        np.array([names]), np.zeros((1, count), np.float32), np.ones((1, count), np.int64), np.ones(1, bool)
+    )
+
+
+def test_extended_targets_link_as_those_made_anew(targets, small_kb, small_mentions, make_model, tokenizer):
+    kb = small_kb.extended(MORE)
+    mentions = targets.formatter.encode(small_mentions.select(range(6)))
+    one, other = targets.extended(kb), TargetNames(kb, formatter_of(tokenizer))
+    found = [search(make_model(), some.trie, mentions) for some in (one, other)]
+    assert found[0].names.tolist() == found[1].names.tolist()
+    assert one.ranked_ids(found[0]) == other.ranked_ids(found[1])
+
+
+def test_the_targets_extended_stay_as_they_were(targets, small_kb):
+    before = arrays(targets.trie)
+    targets.extended(small_kb.extended(MORE))
+    assert (targets.kb, targets.trie.num_names) == (small_kb, 71)
+    assert arrays(targets.trie) == before
+
+
+def test_only_new_names_are_tokenised(targets, small_kb, monkeypatch):
+    asked = []
+    names = MentionFormatter.names
+    monkeypatch.setattr(MentionFormatter, "names", lambda self, some: asked.append(list(some)) or names(self, some))
+    again = TargetNames(small_kb, targets.formatter, targets.trie)  # as loaded: nothing is tokenised yet
+    again.extended(small_kb.extended(MORE))
+    assert asked == [["gouty arthritis", "zoster", "shingles"]]
+
+
+def test_no_new_name_tokenises_none_and_a_new_concept_may_have_an_old_name(targets, small_kb):
+    kb = small_kb.extended([Concept("Z3", ("Gout",))])
+    extended = targets.extended(kb)
+    assert extended.concepts(kb.find("gout")) == [29, 30]
+    assert arrays(extended.trie) == arrays(targets.trie)
+    assert extended.trie.fingerprint != targets.trie.fingerprint
+
+
+def test_new_names_that_cannot_be_written_are_counted_among_the_new(caplog):
+    tokenizer = word_tokenizer("gout", "fever", "heat")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("go ut", "gout")
+    kb = KnowledgeBase([Concept("A", ("gout", "podagra")), Concept("B", ("fever",))])
+    targets = TargetNames(kb, formatter_of(tokenizer))
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        extended = targets.extended(kb.extended([Concept("C", ("go ut", "heat", "pyrexia", "fe ver"))]))
+    assert [extended.kb.names[i] for i in extended.unreachable] == ["podagra", "go ut", "pyrexia", "fe ver"]
+    assert caplog.messages == [
+        "2 of 4 names hold characters unknown to the tokenizer and cannot be predicted: 'pyrexia', 'fe ver'. "
+        "Use a byte-level tokenizer.",
+        "1 of 4 names have the same tokens as an earlier name and cannot be predicted: 'go ut'. "
+        "Use a byte-level tokenizer.",
+    ]
+    assert extended.answerable.tolist() == [True, True, True]
+
+
+def test_targets_are_not_extended_by_a_knowledge_base_of_another_rule(targets, small_kb):
+    with pytest.raises(ValueError, match="normalised by 'lower', the one to extend by 'genbioel'. Use the same rule"):
+        targets.extended(KnowledgeBase(small_kb.concepts, normalization="lower"))
+
+
+def test_targets_are_not_extended_by_a_knowledge_base_without_some_of_their_names(targets, small_kb):
+    with pytest.raises(ValueError, match="2 names are not in the extended knowledge base, such as 'common cold'"):
+        targets.extended(KnowledgeBase([*small_kb.concepts[1:], Concept("Z1", ("Zoster",))]))

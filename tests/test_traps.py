@@ -90,7 +90,8 @@ def test_trap_2_the_prefix_is_that_of_inference(make_trainer, monkeypatch):
 
     monkeypatch.setattr(decoder, "forward", record)
     mined, batch = mined_batch(trainer)
-    assert len(seen) == len(trainer.mentions) == 16
+    # Searched, and some searched for again to score a gold name that was not found.
+    assert len(seen) >= len(trainer.mentions) == 16
     trained = prefixes(batch)
     assert set(trained) <= set(seen)
     bos, start = trainer.processing_class.bos_token_id, trainer.model.config.decoder_start_token_id

@@ -94,7 +94,7 @@ class Generate:
         top_k: sequences returned for a mention.
         batch_size: most mentions in a batch.
         constrained: with `prefix_allowed_tokens_fn`; without it, what comes out is seldom a name.
-        early_stopping: of `generate`. True is fastest; False goes on while a better name may come.
+        early_stopping: of `generate`; its default, False, goes on while a better name may come.
         use_cache: keep keys and values from step to step.
     """
 
@@ -106,7 +106,7 @@ class Generate:
         batch_size: int,
         *,
         constrained: bool = True,
-        early_stopping: bool = True,
+        early_stopping: bool = False,
         use_cache: bool = True,
     ) -> None:
         self.case, self.batch_size, self.top_k, self.constrained = case, batch_size, top_k, constrained
