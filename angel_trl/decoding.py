@@ -89,7 +89,7 @@ def search(
         model: an encoder-decoder or decoder-only model; searched in evaluation mode and left in the mode it was in.
         trie: the names.
         mentions: encoded mentions; None (a mention the model's window cannot hold) gets no candidates.
-        num_beams: most prefixes of one length that are extended for a mention.
+        num_beams: a prefix is dropped once so many likelier ones of its length are known.
         top_k: names returned for a mention.
         batch_size: mentions searched together. Results do not depend on it.
         ranking: "sum" ranks names by log-probability, "mean" by log-probability a token (length-normalised).
@@ -100,6 +100,7 @@ def search(
 
     Raises:
         ValueError: for a setting out of range, or an architecture that is not supported.
+        FloatingPointError: if the model's probabilities are not numbers.
     """
     if num_beams < 1 or top_k < 1 or batch_size < 1:
         raise ValueError(f"num_beams ({num_beams}), top_k ({top_k}) and batch_size ({batch_size}) must be at least 1.")

@@ -17,7 +17,7 @@ Bools = NDArray[np.bool_]
 
 
 def rank_in_group(group: Ints, value: Floats) -> tuple[Ints, Ints]:
-    """Order items by group, then by falling value.
+    """Order items by group, then by falling value; equal ones keep their order.
 
     Args:
         group: int64 `[items]`, small numbers from 0 on.
@@ -29,7 +29,7 @@ def rank_in_group(group: Ints, value: Floats) -> tuple[Ints, Ints]:
     # One integer sorts by both: floats compare as their bits do, but for the sign, which is turned round.
     bits = value.astype(np.float32, copy=False).view(np.int32).astype(np.int64)
     rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    order = np.argsort((group << 32) + (0x7FFFFFFF - rising))
+    order = np.argsort((group << 32) + (0x7FFFFFFF - rising), kind="stable")
     counts = np.bincount(group)
     return order, np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -143,7 +143,7 @@ class Frontier:
 
     Args:
         mentions: how many mentions are searched.
-        num_beams: most prefixes of one length that are extended for a mention.
+        num_beams: a prefix is dropped once so many likelier ones of its length are known.
         keep: keep what falls out of the beam, to widen it later.
         max_beams: widest beam then.
     """

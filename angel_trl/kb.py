@@ -97,12 +97,7 @@ class KnowledgeBase:
                     f"concept {index}{_from(self.source)}: empty id {concept.id!r} (names {concept.names!r:.80}); "
                     "give every concept an id"
                 )
-            names = concept.names
-            if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
-                raise ValueError(
-                    f"concept {concept.id!r}{_from(self.source)}: names must be a non-empty sequence of strings, "
-                    f"got {concept.names!r:.80}"
-                )
+            _check_names(concept, self.source)
             first = primary.setdefault(_id_key(concept.id), index)
             if first != index:
                 raise ValueError(
@@ -238,6 +233,7 @@ class KnowledgeBase:
             if at == len(merged):
                 merged.append(new)
                 continue
+            _check_names(new, self.source)
             old = merged[at]
             merged[at] = Concept(
                 old.id,
@@ -382,6 +378,14 @@ def _schema() -> "pyarrow.Schema":
             ("definition", pa.string()),
         ]
     )
+
+
+def _check_names(concept: Concept, source: str) -> None:
+    names = concept.names
+    if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"concept {concept.id!r}{_from(source)}: names must be a non-empty sequence of strings, got {names!r:.80}"
+        )
 
 
 def _id_key(concept_id: str) -> str:

@@ -112,11 +112,12 @@ class TreeCache(Cache):
             raise RuntimeError("TreeCache.update before TreeCache.expect.")
         mentions, slots = len(step.visible), step.visible.shape[-1]
         if layer_idx == len(self._keys):
-            self._keys.append(key_states.new_zeros(mentions, key_states.shape[1], 0, key_states.shape[3]))
-            self._values.append(self._keys[-1])
+            # Under autocast, keys may be float32 and values not.
+            for stored, new in ((self._keys, key_states), (self._values, value_states)):
+                stored.append(new.new_zeros(mentions, new.shape[1], 0, new.shape[3]))
         for stored, new in ((self._keys, key_states), (self._values, value_states)):
             if stored[layer_idx].shape[2] < slots:
-                # Room to spare, so that growing costs little on the whole; zeros, because what is masked must be finite.
+                # Room to spare, so that growing costs little on the whole. Zeros: what is masked must be finite.
                 room = stored[layer_idx].new_zeros(mentions, new.shape[1], slots + slots // 2 + 32, new.shape[3])
                 room[:, :, : stored[layer_idx].shape[2]] = stored[layer_idx]
                 stored[layer_idx] = room

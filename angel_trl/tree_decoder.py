@@ -26,6 +26,7 @@ _LOGITS_AT_ONCE = 2**23
 # Architectures that can be searched; each is covered by a test against the stock forward.
 SEARCHED_MODEL_TYPES = ("bart", "mbart", "t5", "mt5", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 _LEARNED_POSITIONS = ("bart", "mbart")
+_POSITIONS = "angel_positions"
 
 Ints = NDArray[np.int64]
 
@@ -37,6 +38,19 @@ def prepare(model: PreTrainedModel) -> None:
         ValueError: for an architecture for which this has not been shown to be exact.
     """
     accept_layouts(model, SEARCHED_MODEL_TYPES)
+    if model.config.model_type in _LEARNED_POSITIONS:
+        embedding = model.get_decoder().embed_positions
+        if _with_positions not in embedding._forward_pre_hooks.values():
+            embedding.register_forward_pre_hook(_with_positions, with_kwargs=True)
+
+
+def _with_positions(module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    """BART counts positions itself and takes no others: they come with the token ids and are put right here.
+
+    With the ids, and not with the module, so that threads can share a model.
+    """
+    positions = getattr(args[0], _POSITIONS, None)
+    return None if positions is None else (args, {**kwargs, "position_ids": positions})
 
 
 class TreeDecoder:
@@ -48,6 +62,9 @@ class TreeDecoder:
     Args:
         model: prepared by `prepare`, in evaluation mode.
         mentions: the batch.
+
+    Attributes:
+        tokens_fed: tokens run through the decoder so far.
     """
 
     def __init__(self, model: PreTrainedModel, mentions: Sequence[EncodedMention]) -> None:
@@ -93,6 +110,9 @@ class TreeDecoder:
 
         Returns:
             float32 `[questions]`, the natural logarithm of the probability of each token.
+
+        Raises:
+            FloatingPointError: if a probability is not a number; likewise in `extend`.
         """
         mention = np.repeat(np.arange(len(self._prefix)), self._prefix)
         position = _counted(self._prefix)
@@ -194,17 +214,12 @@ class TreeDecoder:
         inputs = {**self._inputs, "attention_mask": no_mask, "use_cache": True, "layout": step}
         if self._source is not None:
             inputs["encoder_attention_mask"] = no_mask
-        if self._model.config.model_type not in _LEARNED_POSITIONS:
-            if step.bias is None:
-                inputs["position_ids"] = index[1:2]
-            return decoder(input_ids=index[:1], **inputs).last_hidden_state[0]
-
-        # BART counts positions itself and takes no others; they are put right where they are looked up.
-        def with_positions(module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-            return args, {**kwargs, "position_ids": index[1]}
-
-        with decoder.embed_positions.register_forward_pre_hook(with_positions, with_kwargs=True):
-            return decoder(input_ids=index[:1], **inputs).last_hidden_state[0]
+        input_ids = index[:1]
+        if self._model.config.model_type in _LEARNED_POSITIONS:
+            setattr(input_ids, _POSITIONS, index[1])
+        elif step.bias is None:
+            inputs["position_ids"] = index[1:2]
+        return decoder(input_ids=input_ids, **inputs).last_hidden_state[0]
 
     def _relative_bias(
         self, place: Ints, query: Ints, slot: Ints, positions: Ints, visible: torch.Tensor
@@ -242,6 +257,11 @@ class TreeDecoder:
         values = np.empty(len(asked), dtype=np.float32)
         # Rounding must not make a path likelier than its beginning: bounds rely on it.
         values[order] = torch.cat(parts).clamp(max=0).cpu().numpy()
+        if np.isnan(values).any():
+            raise FloatingPointError(
+                "The model gives probabilities that are not numbers (NaN). Its weights may have diverged in training, or "
+                "overflow in float16: use bfloat16 or float32."
+            )
         return values
 
 
@@ -260,6 +280,4 @@ def _counted(lengths: Ints) -> Ints:
 def _upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     """An array as a tensor on `device`, without waiting for the device."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -66,8 +66,9 @@ def test_the_quick_benchmark_ends_with_every_number(tmp_path):
     for key in KEYS:
         assert math.isfinite(report[key]), key
         assert report[key] > 0, key
-    assert list(report["exact"]) == ["5", "10", "20"]
-    assert all(0 <= share <= 1 for share in report["exact"].values())
+    assert list(report["exact"]["share"]) == ["5", "10", "20"]
+    assert all(0 <= share <= 1 for share in report["exact"]["share"].values())
+    assert report["exact"]["until_exact"]["share"] >= report["exact"]["share"]["20"]
     assert report["trained"]["mentions"] == 8
     assert report["random"]["mentions"] == 16
     for model in ("trained", "random"):

@@ -250,12 +250,11 @@ def test_widening_stops_at_the_widest_beam_and_says_so(world, scores_300):
     assert search(model, trie, mentions, num_beams=1, top_k=1, until_exact=True, max_beams=100).exact.all()
 
 
-def test_a_model_that_gives_no_numbers_is_not_exact(make_model):
+def test_a_model_that_gives_no_numbers_is_an_error(make_model):
     model = make_model(vocab_size=8)
     model.final_logits_bias[:] = float("nan")
-    found = search(model, NameTrie.build([[4, END], [5, END]]), [EncodedMention((0, END), (END,))])
-    assert (found.names == -1).all()
-    assert not found.exact.any()
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        search(model, NameTrie.build([[4, END], [5, END]]), [EncodedMention((0, END), (END,))])
 
 
 # --- batches, order, modes -------------------------------------------------------------------------------------------

@@ -230,13 +230,15 @@ def test_a_prefix_extended_goes_on_taking_its_place_in_the_beam():
     assert frontier.pruned.tolist() == [-2.0]
 
 
-def test_no_more_of_one_length_are_extended_than_the_beam_is_wide():
+def test_a_likelier_prefix_that_arrives_late_is_extended_after_all():
     frontier = frontier_of(1, 1, (0, 1, 5, -4.0))
     assert nodes(frontier.select(NO_NAME, 8)) == [(0, 1)]
     # Of the same length and likelier, but late: reached through shorter prefixes.
     frontier.prefixes += prefixes((0, 2, 5, -2.0))
+    assert nodes(frontier.select(NO_NAME, 8)) == [(0, 2)]
+    frontier.prefixes += prefixes((0, 3, 5, -3.0))
     assert len(frontier.select(NO_NAME, 8)) == 0
-    assert frontier.pruned.tolist() == [-2.0]
+    assert frontier.pruned.tolist() == [-3.0]
 
 
 def test_nothing_is_selected_from_nothing():

@@ -146,7 +146,7 @@ def test_keys_of_the_source_are_kept_once_a_mention(make_model):
     assert {(layer.keys.shape, layer.values.shape) for layer in layers} == {((3, 4, 6, 8), (3, 4, 6, 8))}
     # Of self-attention: one slot for each of at most 5 prefix and 20 new tokens, and room to grow.
     assert {keys.shape[0] for keys in decoder._cache._keys} == {3}
-    assert {keys.shape[2] for keys in decoder._cache._keys} == {37}
+    assert all(25 <= keys.shape[2] < 45 for keys in decoder._cache._keys)
 
 
 def test_logits_are_computed_in_parts_where_there_are_many(world, monkeypatch):

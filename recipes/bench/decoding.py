@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -31,6 +32,17 @@ from baselines import Case, Generate, RowCounter, encode_only, nested_trie, row_
 from datasets import Dataset  # noqa: E402
 from measure import in_turn, index_costs, names_of, peak_memory, ratio, spread, surroundings  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
+from tables import (  # noqa: E402
+    CONSTRAINED,
+    EARLY,
+    EARLY_UNCONSTRAINED,
+    ENCODER,
+    NO_CACHE,
+    OURS,
+    UNCONSTRAINED,
+    closing_tables,
+    table,
+)
 from transformers import (  # noqa: E402
     BartConfig,
     BartForConditionalGeneration,
@@ -50,10 +62,6 @@ from angel_trl.targets import TargetNames  # noqa: E402
 RECIPES = Path(__file__).resolve().parents[1]
 SOURCE_TOKENS = 98
 TRAINED, RANDOM = "trained", "random"
-OURS, CONSTRAINED, UNCONSTRAINED = "ours", "generate, constrained", "generate, unconstrained"
-EARLY, EARLY_UNCONSTRAINED = f"{CONSTRAINED}, early_stopping", f"{UNCONSTRAINED}, early_stopping"
-NO_CACHE = f"{CONSTRAINED}, batch 1, no cache"
-ENCODER = "encoder only"
 
 
 @dataclass
@@ -132,11 +140,14 @@ def as_case(model: PreTrainedModel, targets: TargetNames, mentions: list[Encoded
     return Case(model, model if alone else copy.deepcopy(model), targets.trie, mentions)
 
 
-def trained_case(args: BenchmarkArguments, linker: EntityLinker, rows: Dataset, alone: bool = False) -> Case:
-    """The trained model with the names of its knowledge base and mentions of the test split."""
-    encoded = linker.targets.formatter.encode(rows.select(range(min(args.max_mentions, len(rows)))))
+def trained_case(
+    args: BenchmarkArguments, linker: EntityLinker, rows: Dataset, alone: bool = False, whole: bool = False
+) -> Case:
+    """The trained model with the names of its knowledge base and mentions of the test split, all if `whole`."""
+    rows = rows if whole else rows.select(range(min(args.max_mentions, len(rows))))
+    encoded = linker.targets.formatter.encode(rows)
     mentions = [mention for mention in encoded if mention is not None]
-    return as_case(linker.model, linker.targets, mentions, alone)
+    return as_case(linker.model, linker.targets, mentions, alone or whole)
 
 
 def random_case(args: BenchmarkArguments, linker: EntityLinker, rows: Dataset, alone: bool = False) -> Case:
@@ -213,6 +224,25 @@ def compare(
     seconds, results = in_turn(sides, args.repeats, case.model.device)
     counts = {name: len(few) if name == NO_CACHE else len(case.mentions) for name in sides}
     return {name: [value / counts[name] for value in values] for name, values in seconds.items()}, results
+
+
+def exactness(args: BenchmarkArguments, case: Case) -> dict[str, Any]:
+    """Shares of lists that are provably exact by number of beams, and what it costs to widen until they are."""
+    shares = {
+        str(beams): float(our_search(args, case, num_beams=beams).exact.mean())
+        for beams in sorted({5, args.num_beams, 20})
+    }
+    begin = time.perf_counter()
+    found = search(case.model, case.trie, case.mentions, top_k=args.top_k, until_exact=True, max_beams=1000)
+    seconds = time.perf_counter() - begin
+    return {
+        "mentions": len(case.mentions),
+        "share": shares,
+        "until_exact": {
+            "share": float(found.exact.mean()),
+            "ms_per_mention": 1e3 * seconds / len(case.mentions),
+        },
+    }
 
 
 def least_possible(args: BenchmarkArguments, case: Case, encoder: list[float]) -> dict[str, float]:
@@ -295,8 +325,7 @@ def run(args: BenchmarkArguments, linker: EntityLinker, rows: Dataset) -> dict[s
         }
         print(table(name, report[name], seconds[name]), flush=True)
     trained = cases[TRAINED]
-    beams = sorted({5, args.num_beams, 20})
-    report["exact"] = {str(count): float(our_search(args, trained, num_beams=count).exact.mean()) for count in beams}
+    report["exact"] = exactness(args, trained if args.quick else trained_case(args, linker, rows, whole=True))
     report["index"] = index_costs(trained.trie.to("cpu"), partial(nested_trie, trained.trie.to("cpu")))
     report["peak_memory"] = {name: memory_of_both(args, name) for name in cases}
     ratios = {
@@ -319,46 +348,6 @@ def run(args: BenchmarkArguments, linker: EntityLinker, rows: Dataset) -> dict[s
         "trie_bytes_per_name": report["index"]["ours"]["bytes_per_name"],
     }
     return headline | {"spread": ratios} | report
-
-
-def table(name: str, case: dict[str, Any], seconds: dict[str, list[float]]) -> str:
-    """The times of one model as a Markdown table."""
-    best = case["best_name"]
-    lines = [
-        f"\n## {name} model: {case['parameters'] / 1e6:.1f}M parameters, vocabulary {case['vocabulary']:,}",
-        f"\n{case['names']:,} names in {case['nodes']:,} nodes; {case['mentions']} mentions of "
-        f"{case['source_tokens']:.0f} source tokens. Ours takes {case['times_floor']:.2f} times the "
-        f"{case['floor']['ms_per_mention']:.2f} ms that its tokens cost in full batches.\n"
-        f"Best name as with constrained generate: {best['same']:.1%}; another, and the likelier: "
-        f"{best['ours_likelier']:.1%}; another, and the less likely: {best['theirs_likelier']:.1%}.\n",
-        "| side | ms a mention, median [min, max] | times ours [min, max] |",
-        "|---|---|---|",
-    ]
-    for side, values in seconds.items():
-        time, times = case["ms_per_mention"][side], ratio(values, seconds[OURS])
-        lines.append(f"| {side} | {_with_spread(time)} | {_with_spread(times)} |")
-    return "\n".join(lines)
-
-
-def _with_spread(value: dict[str, float]) -> str:
-    return f"{value['median']:.2f} [{value['min']:.2f}, {value['max']:.2f}]"
-
-
-def closing_tables(report: dict[str, Any]) -> str:
-    """Exactness, memory and the indices of names."""
-    exact = ", ".join(f"{share:.1%} at {beams} beams" for beams, share in report["exact"].items())
-    lines = [f"\nProvably exact lists, trained model: {exact}\n"]
-    lines += ["| peak memory above what is loaded, MB | ours | generate, constrained |", "|---|---|---|"]
-    for name, peak in report["peak_memory"].items():
-        lines.append(f"| {name} model | {peak[OURS] / 1e6:.1f} | {peak[CONSTRAINED] / 1e6:.1f} |")
-    lines += ["", "| index of the names | bytes a node | bytes a name | look-up, us a prefix |", "|---|---|---|---|"]
-    for name, cost in report["index"].items():
-        lines.append(
-            f"| {name} | {cost['bytes_per_node']:.1f} | {cost['bytes_per_name']:.1f} | {cost['lookup_us']:.1f} |"
-        )
-    if len(report["index"]) < 3:
-        lines.append("\n(marisa-trie is not installed: `pip install marisa-trie` to have it in the table)")
-    return "\n".join(lines)
 
 
 def main() -> None:
