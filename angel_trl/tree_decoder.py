@@ -259,8 +259,8 @@ class TreeDecoder:
         values[order] = torch.cat(parts).clamp(max=0).cpu().numpy()
         if np.isnan(values).any():
             raise FloatingPointError(
-                "The model gives probabilities that are not numbers (NaN). Its weights may have diverged in training, or "
-                "overflow in float16: use bfloat16 or float32."
+                "The model gives probabilities that are not numbers (NaN). Its weights may have diverged in training, "
+                "or overflow in float16: use bfloat16 or float32."
             )
         return values
 
