@@ -7,6 +7,7 @@ functions as the keyword argument `layout`; without it nothing changes.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 _PREFIX = "angel_"
+_LOCK = threading.Lock()  # threads may share a model
 
 
 class Layout(Protocol):
@@ -71,6 +73,11 @@ def accept_layouts(model: PreTrainedModel, model_types: Sequence[str]) -> None:
             f"Models of type {model_type!r} are not supported here; use one of {', '.join(model_types)} "
             "(for instance facebook/bart-large or dmis-lab/ANGEL_pretrained)."
         )
+    with _LOCK:
+        _accept(model)
+
+
+def _accept(model: PreTrainedModel) -> None:
     base = model.config._attn_implementation
     if base.startswith(_PREFIX):
         return

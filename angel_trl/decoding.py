@@ -36,7 +36,7 @@ class Candidates:
     """The names found for each mention, best first.
 
     Args:
-        names: int64 `[mentions, k]` name indices, -1 where fewer than k names exist.
+        names: int64 `[mentions, k]` name indices, -1 where fewer than k names exist or were found.
         log_probs: float32 `[mentions, k]`, natural logarithm of the probability of the name's tokens (end token
             included) given source and prefix; -inf where there is no name.
         lengths: int64 `[mentions, k]`, tokens of the name (end token included); 0 where there is no name.
@@ -108,6 +108,12 @@ def search(
         raise ValueError(f"ranking is {ranking!r}; choose one of {', '.join(RANKINGS)}.")
     if restrictions is not None and len(restrictions) != len(mentions):
         raise ValueError(f"{len(restrictions)} restrictions for {len(mentions)} mentions; give one each (or None).")
+    for restriction in restrictions or ():
+        if restriction is not None and restriction.fingerprint != trie.fingerprint:
+            raise ValueError(
+                f"The restriction to {restriction.description} was made for other names (fingerprint "
+                f"{restriction.fingerprint[:12]}) than those searched ({trie.fingerprint[:12]}). Make it again."
+            )
     prepare(model)
     trie = trie.to("cpu")
     found = Candidates.empty(len(mentions), top_k)

@@ -27,6 +27,7 @@ from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
 from angel_trl.restrictions import Restriction
 from angel_trl.targets import TargetNames
+from angel_trl.tree_decoder import prepare
 from angel_trl.trie import NameTrie
 
 logger = logging.getLogger(__name__)
@@ -129,6 +130,9 @@ class EntityLinker:
         mention_format: choices of the input format it was trained with.
         trie: the trie of the names if it was saved; built otherwise.
 
+    Raises:
+        ValueError: for an architecture that the search does not support.
+
     Example:
         >>> linker = EntityLinker.from_pretrained("path/or/hub-id")  # doctest: +SKIP
         >>> linker.link("Famotidine-associated [delirium].")[0].id  # doctest: +SKIP
@@ -143,6 +147,7 @@ class EntityLinker:
         mention_format: MentionFormat | None = None,
         trie: NameTrie | None = None,
     ) -> None:
+        prepare(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.targets = TargetNames(kb, MentionFormatter(tokenizer, model.config, mention_format), trie)

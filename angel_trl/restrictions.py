@@ -26,6 +26,7 @@ class Restriction:
 
     Args:
         description: what was asked for, for messages.
+        fingerprint: of the trie whose nodes are meant.
         concepts: bool `[concepts]`, the concepts that may be answered.
         nodes: sorted int64, the trie nodes on the paths to the names allowed; None if `type_bits` says it.
         type_bits: int64 `[nodes, words]`, the types below each trie node.
@@ -33,6 +34,7 @@ class Restriction:
     """
 
     description: str
+    fingerprint: str
     concepts: NDArray[np.bool_]
     nodes: NDArray[np.int64] | None = None
     type_bits: NDArray[np.int64] | None = None
@@ -113,7 +115,9 @@ class Restrictor:
             mask = self._mask(types)
             concepts &= (self._concept_bits & mask).any(axis=1)
         if names is None and ids is None and mask is not None and concepts.any():
-            restriction = Restriction(description, concepts, type_bits=self._node_bits, type_mask=mask)
+            restriction = Restriction(
+                description, self._trie.fingerprint, concepts, type_bits=self._node_bits, type_mask=mask
+            )
             if not restriction.allows(np.zeros(1, dtype=np.int64))[0]:
                 raise ValueError(_nothing_left(description))
             return restriction
@@ -127,7 +131,7 @@ class Restrictor:
         leaves = leaves[leaves >= 0]
         if not len(leaves):
             raise ValueError(_nothing_left(description))
-        return Restriction(description, concepts, nodes=self._trie.ancestors(leaves).numpy())
+        return Restriction(description, self._trie.fingerprint, concepts, nodes=self._trie.ancestors(leaves).numpy())
 
     def _mask(self, types: Sequence[str]) -> NDArray[np.int64]:
         mask = np.zeros(self._concept_bits.shape[1], dtype=np.int64)

@@ -7,6 +7,7 @@ one or more tokens at a time in one forward over the tokens that are new.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _LOGITS_AT_ONCE = 2**23
 SEARCHED_MODEL_TYPES = ("bart", "mbart", "t5", "mt5", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 _LEARNED_POSITIONS = ("bart", "mbart")
 _POSITIONS = "angel_positions"
+_LOCK = threading.Lock()  # threads may share a model
 
 Ints = NDArray[np.int64]
 
@@ -40,8 +42,9 @@ def prepare(model: PreTrainedModel) -> None:
     accept_layouts(model, SEARCHED_MODEL_TYPES)
     if model.config.model_type in _LEARNED_POSITIONS:
         embedding = model.get_decoder().embed_positions
-        if _with_positions not in embedding._forward_pre_hooks.values():
-            embedding.register_forward_pre_hook(_with_positions, with_kwargs=True)
+        with _LOCK:
+            if _with_positions not in embedding._forward_pre_hooks.values():
+                embedding.register_forward_pre_hook(_with_positions, with_kwargs=True)
 
 
 def _with_positions(module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -49,7 +52,7 @@ def _with_positions(module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[An
 
     With the ids, and not with the module, so that threads can share a model.
     """
-    positions = getattr(args[0], _POSITIONS, None)
+    positions = args[0].__dict__.pop(_POSITIONS, None)
     return None if positions is None else (args, {**kwargs, "position_ids": positions})
 
 
@@ -219,7 +222,10 @@ class TreeDecoder:
             setattr(input_ids, _POSITIONS, index[1])
         elif step.bias is None:
             inputs["position_ids"] = index[1:2]
-        return decoder(input_ids=input_ids, **inputs).last_hidden_state[0]
+        hidden = decoder(input_ids=input_ids, **inputs).last_hidden_state[0]
+        if hasattr(input_ids, _POSITIONS):
+            raise RuntimeError("Positions did not reach the decoder's embedding: is something copying the token ids?")
+        return hidden
 
     def _relative_bias(
         self, place: Ints, query: Ints, slot: Ints, positions: Ints, visible: torch.Tensor

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -202,6 +203,17 @@ def test_a_searched_model_computes_and_generates_what_it_did(world, names):
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)
     options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "pad_token_id": PAD}
     assert model.generate(**inputs, **options).tolist() == plain.generate(**inputs, **options).tolist()
+
+
+def test_threads_may_share_a_model(world, names):
+    model, _, mentions, _ = world
+    trie = NameTrie.build(names)
+    alone = [search(model, trie, [mention], num_beams=2) for mention in mentions]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda mention: search(model, trie, [mention], num_beams=2), mentions * 3))
+    for one, other in zip(found, alone * 3, strict=True):
+        assert one.names.tolist() == other.names.tolist()
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
 
 
 def test_a_searched_model_is_saved_without_a_trace(world, names, tmp_path):

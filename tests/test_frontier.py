@@ -285,6 +285,14 @@ def test_a_beam_widens_to_the_widest_and_what_is_outside_is_pruned():
     assert frontier.pruned.tolist() == [-INF]
 
 
+def test_what_was_extended_before_it_fell_out_of_the_widest_beam_is_not_pruned():
+    frontier = frontier_of(1, 1, (0, 1, 5, -4.0), keep=True, max_beams=1)
+    frontier.select(NO_NAME, 8)
+    frontier.prefixes += prefixes((0, 2, 5, -2.0))
+    assert nodes(frontier.select(NO_NAME, 8)) == [(0, 2)]
+    assert frontier.pruned.tolist() == [-INF]
+
+
 def test_only_the_beams_of_mentions_with_nothing_ready_are_widened():
     frontier = frontier_of(2, 1, *CROWD[:2], (1, 8, 1, -1.0), (1, 9, 2, -2.0), (1, 10, 1, -3.0), keep=True)
     kth = np.repeat(NO_NAME, 2)

@@ -312,6 +312,12 @@ def test_an_extended_linker_links_to_what_was_added(linker, small_kb):
     assert len(linker.link("[gout]", num_beams=200, top_k=100)[0].candidates) == 71
 
 
+def test_a_restriction_of_another_linker_is_refused(linker):
+    extended = linker.extended([Concept("Z1", ("Zoster",))])
+    with pytest.raises(ValueError, match="The restriction to names 'gout' was made for other names"):
+        extended.link("[gout]", restriction=linker.restrict(names=["gout"]))
+
+
 def test_an_extended_linker_survives_the_folder(linker, small_mentions, tmp_path):
     extended = linker.extended([Concept("Z1", ("Zoster", "Shingles"))])
     extended.save_pretrained(tmp_path)
