@@ -6,27 +6,24 @@ Knows concepts and strings only: no models, no tokens, no mentions. Importing it
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .homonyms import settle
 from .normalization import normalize
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from .readers.report import ReadReport
 
 __all__ = ["Concept", "KnowledgeBase"]
 
 _FORMAT_VERSION = 1
-_METADATA_KEY = b"angel_trl.knowledge_base"
 _ID_PREFIXES = ("MESH:", "OMIM:")
 
 
@@ -58,6 +55,8 @@ class KnowledgeBase:
     Args:
         concepts: The concepts; at least one.
         normalization: A rule of [`angel_trl.normalization.normalize`], for names and for [`find`].
+        homonyms: What becomes of names that several concepts bear: `"keep"`, `"disambiguate"` or `"drop"`; see
+            [`angel_trl.homonyms.settle`]. `concepts` stay as given.
         source: Where the concepts came from, for people; not part of the content.
 
     Attributes:
@@ -69,18 +68,28 @@ class KnowledgeBase:
         concept_offsets: `int64[len(self) + 1]`: the same for concepts.
         concept_names: `int32`, name indices, each once within a concept, in the order of `Concept.names`.
         normalization: The rule's name.
+        homonym_policy: What became of homonyms.
         source: As given.
         read_report: What became of every record of the source if a reader made this from a text file, else `None`;
             not saved.
 
     Raises:
-        ValueError: If there is no concept, a concept has an empty id or no names, or an id is used twice.
+        ValueError: If there is no concept, a concept has an empty id or no names, an id is used twice, or there is no
+            such rule or policy.
     """
 
-    def __init__(self, concepts: Iterable[Concept], *, normalization: str = "genbioel", source: str = "") -> None:
+    def __init__(
+        self,
+        concepts: Iterable[Concept],
+        *,
+        normalization: str = "genbioel",
+        homonyms: str = "keep",
+        source: str = "",
+    ) -> None:
         """Index the concepts by id and by name; see the class."""
         self.concepts: list[Concept] = list(concepts)
         self.normalization = normalization
+        self.homonym_policy = homonyms
         self.source = source
         self.read_report: ReadReport | None = None
         if not self.concepts:
@@ -116,23 +125,22 @@ class KnowledgeBase:
         self._alternate_ids = alternate
 
     def _index_names(self) -> None:
+        read = merged = lost = nameless = 0
+        names_of: list[list[str]] = []
+        for concept in self.concepts:
+            normalized = [normalize(name, self.normalization) for name in concept.names]
+            own = list(dict.fromkeys(filter(None, normalized)))
+            read += len(normalized)
+            lost += normalized.count("")
+            merged += len(normalized) - normalized.count("") - len(own)
+            nameless += not own
+            names_of.append(own)
+        settled = settle(names_of, [concept.types for concept in self.concepts], self.homonym_policy)
         index_of: dict[str, int] = {}
         concept_names: list[int] = []
         concept_offsets = np.zeros(len(self.concepts) + 1, dtype=np.int64)
-        read = merged = lost = nameless = 0
-        for position, concept in enumerate(self.concepts):
-            own: dict[int, None] = {}  # an ordered set
-            for name in concept.names:
-                read += 1
-                normalized = normalize(name, self.normalization)
-                if not normalized:
-                    lost += 1
-                    continue
-                index = index_of.setdefault(normalized, len(index_of))
-                merged += index in own
-                own[index] = None
-            nameless += not own
-            concept_names += own
+        for position, own in enumerate(settled.names):
+            concept_names += [index_of.setdefault(name, len(index_of)) for name in own]
             concept_offsets[position + 1] = len(concept_names)
         self._name_index = index_of
         self.names: list[str] = list(index_of)
@@ -151,6 +159,8 @@ class KnowledgeBase:
             "duplicates_merged": merged,
             "names_lost": lost,
             "concepts_without_name": nameless,
+            "homonyms_disambiguated": settled.disambiguated,
+            "homonyms_dropped": settled.dropped,
         }
 
     def __len__(self) -> int:
@@ -242,7 +252,24 @@ class KnowledgeBase:
                 tuple(dict.fromkeys((*old.types, *new.types))),
                 old.definition or new.definition,
             )
-        return KnowledgeBase(merged, normalization=self.normalization, source=self.source)
+        return KnowledgeBase(
+            merged, normalization=self.normalization, homonyms=self.homonym_policy, source=self.source
+        )
+
+    def with_homonyms(self, policy: str) -> "KnowledgeBase":
+        """Return a knowledge base of the same concepts under another policy for homonyms; see the class."""
+        return KnowledgeBase(self.concepts, normalization=self.normalization, homonyms=policy, source=self.source)
+
+    def homonyms(self) -> dict[str, tuple[str, ...]]:
+        """Return the names that several concepts bear, with the ids of these."""
+        several = np.flatnonzero(np.diff(self.name_offsets) > 1)
+        return {self.names[index]: self.ids_of_name(index) for index in several.tolist()}
+
+    def coverage(self, mentions: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+        """Say what share of a corpus this knowledge base covers; see [`angel_trl.coverage.coverage`]."""
+        from .coverage import coverage
+
+        return coverage(self, mentions)
 
     def statistics(self) -> dict[str, int]:
         """Return the counts that tell what became of the source.
@@ -250,9 +277,10 @@ class KnowledgeBase:
         Returns:
             A dictionary with `concepts`; `names` (distinct normalised names); `names_read` (names of all concepts
             as given); `duplicates_merged` (names equal, once normalised, to an earlier one of the same concept);
-            `homonyms` (distinct names of two or more concepts); `names_lost` (names that normalise to `""`);
-            `concepts_without_name` (concepts all of whose names are lost); `alternate_ids` (distinct);
-            `alternate_ids_shadowed` (of those, the ones that are also a primary id, which wins).
+            `homonyms` (distinct names of two or more concepts, after the policy); `homonyms_disambiguated` and
+            `homonyms_dropped` (names of a concept that the policy changed or left out); `names_lost` (names that
+            normalise to `""`); `concepts_without_name` (concepts all of whose names are lost); `alternate_ids`
+            (distinct); `alternate_ids_shadowed` (of those, the ones that are also a primary id, which wins).
         """
         return {
             "concepts": len(self),
@@ -265,8 +293,11 @@ class KnowledgeBase:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the concepts in order and the normalisation rule; independent of `source`."""
-        digest = hashlib.sha256(json.dumps([_FORMAT_VERSION, self.normalization]).encode())
+        """SHA-256, in hex, of the concepts in order and the rules for names; independent of `source`."""
+        rules = [_FORMAT_VERSION, self.normalization]
+        if self.homonym_policy != "keep":
+            rules.append(self.homonym_policy)
+        digest = hashlib.sha256(json.dumps(rules).encode())
         for concept in self.concepts:
             row = [concept.id, concept.names, concept.alternate_ids, concept.types, concept.definition]
             digest.update(json.dumps(row).encode() + b"\n")
@@ -275,25 +306,12 @@ class KnowledgeBase:
     def to_parquet(self, path: str | Path) -> None:
         """Write the knowledge base to one parquet file, one concept a row.
 
-        The columns are [`Concept`]'s fields; the rule, the source, the format version and the fingerprint stand in
+        The columns are [`Concept`]'s fields; the rules, the source, the format version and the fingerprint stand in
         the schema's metadata. The file appears under its name only once it is complete.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from .kb_parquet import write
 
-        metadata = {
-            "format_version": _FORMAT_VERSION,
-            "normalization": self.normalization,
-            "source": self.source,
-            "fingerprint": self.fingerprint,
-        }
-        schema = _schema().with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
-        columns = [[getattr(concept, name) for concept in self.concepts] for name in schema.names]
-        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
+        write(self, Path(path))
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> "KnowledgeBase":
@@ -304,48 +322,9 @@ class KnowledgeBase:
             ValueError: If the file is not parquet, was not written by [`to_parquet`], has another format version,
                 or its content does not fit its fingerprint.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from .kb_parquet import read
 
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no knowledge base file at {path}")
-        try:
-            table = pq.read_table(path, memory_map=False)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: not a readable parquet file ({error}); fetch or write it again") from error
-        return cls._from_table(table, path)
-
-    @classmethod
-    def _from_table(cls, table: "pyarrow.Table", path: str | Path) -> "KnowledgeBase":
-        raw = (table.schema.metadata or {}).get(_METADATA_KEY)
-        if raw is None:
-            raise ValueError(
-                f"{path}: a parquet file, but not a knowledge base (columns {table.column_names}); "
-                "write it with KnowledgeBase.to_parquet"
-            )
-        metadata = json.loads(raw)
-        if metadata["format_version"] != _FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: format_version {metadata['format_version']}, but this version of angel_trl reads "
-                f"{_FORMAT_VERSION}; upgrade angel_trl or write the file again"
-            )
-        if not table.schema.equals(_schema()) or any(column.null_count for column in table.columns):
-            raise ValueError(
-                f"{path}: the columns {table.schema.to_string(show_schema_metadata=False)!r} are not those of a "
-                "knowledge base, or hold nulls: the file was changed after writing; write it again"
-            )
-        columns = (column.to_pylist() for column in table.columns)
-        concepts = (
-            Concept(concept_id, tuple(names), tuple(alternate_ids), tuple(types), definition)
-            for concept_id, names, alternate_ids, types, definition in zip(*columns, strict=True)
-        )
-        kb = cls(concepts, normalization=metadata["normalization"], source=metadata["source"])
-        if kb.fingerprint != metadata["fingerprint"]:
-            raise ValueError(
-                f"{path}: content has fingerprint {kb.fingerprint[:12]}…, but the file says "
-                f"{metadata['fingerprint'][:12]}…: it was changed after writing; write it again"
-            )
-        return kb
+        return read(Path(path))
 
     @classmethod
     def from_file(cls, path: str | Path, *, normalization: str | None = None) -> "KnowledgeBase":
@@ -363,21 +342,6 @@ class KnowledgeBase:
         from .readers import read_knowledge_base
 
         return read_knowledge_base(path, normalization)
-
-
-def _schema() -> "pyarrow.Schema":
-    import pyarrow as pa
-
-    strings = pa.list_(pa.string())
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("names", strings),
-            ("alternate_ids", strings),
-            ("types", strings),
-            ("definition", pa.string()),
-        ]
-    )
 
 
 def _check_names(concept: Concept, source: str) -> None:

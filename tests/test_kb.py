@@ -113,6 +113,8 @@ def test_statistics(kb):
         "names_lost": 2,
         "concepts_without_name": 1,
         "homonyms": 1,
+        "homonyms_disambiguated": 0,
+        "homonyms_dropped": 0,
         "alternate_ids": 3,
         "alternate_ids_shadowed": 1,
     }
@@ -340,6 +342,8 @@ def test_medic_2012_statistics(medic):
         "names_lost": 0,
         "concepts_without_name": 0,
         "homonyms": 1_010,
+        "homonyms_disambiguated": 0,
+        "homonyms_dropped": 0,
         "alternate_ids": 3_028,
         "alternate_ids_shadowed": 1,
     }
