@@ -22,6 +22,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from angel_trl.abbreviations import expand
 from angel_trl.normalization import NORMALIZATIONS, normalize
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 START, END = "START", "END"
+ABBREVIATIONS = ("keep", "ab3p")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,10 +42,13 @@ class MentionFormat:
         max_words: longest passage in space-separated words (384 in the published code); longer ones lose context.
         mention_normalization: rule applied to the mention (the published NCBI files use "genbioel", the BC5CDR and
             COMETA ones keep punctuation: "lower").
+        abbreviations: "ab3p" writes out in mentions the abbreviations that their texts define, as the paper does
+            (needs the extra `abbreviations`); "keep" leaves them.
     """
 
     max_words: int = 384
     mention_normalization: str = "genbioel"
+    abbreviations: str = "keep"
 
     def __post_init__(self) -> None:
         if self.max_words < 2:
@@ -52,6 +57,8 @@ class MentionFormat:
             raise ValueError(
                 f"mention_normalization is {self.mention_normalization!r}; choose one of {', '.join(NORMALIZATIONS)}."
             )
+        if self.abbreviations not in ABBREVIATIONS:
+            raise ValueError(f"abbreviations is {self.abbreviations!r}; choose one of {', '.join(ABBREVIATIONS)}.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,6 +159,10 @@ class MentionFormatter:
         """Positions of the sequences that do not fit behind the longest prefix `encode` allows."""
         room = None if self.max_tokens is None else self.max_tokens - self.max_tokens // 2
         return [] if room is None else [i for i, ids in enumerate(sequences) if len(ids) > room]
+
+    def prepare(self, mentions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The mentions with what is done to texts before they are encoded: abbreviations written out, if chosen."""
+        return list(mentions) if self.format.abbreviations == "keep" else [*expand(mentions)]
 
     def encode(self, mentions: Iterable[Mapping[str, Any]]) -> list[EncodedMention | None]:
         """Encode mentions given as mappings with `text`, `start` and `end`.

@@ -336,7 +336,7 @@ class EntityLinker:
                 )
             if not row["text"][row["start"] : row["end"]].strip():
                 raise ValueError(f"mention {number}: offsets {row['start']}-{row['end']} mark nothing but blanks.")
-        encoded = self.targets.formatter.encode(rows)
+        encoded = self.targets.formatter.encode(self.targets.formatter.prepare(rows))
         too_long = sum(mention is None for mention in encoded)
         if too_long:
             logger.warning(

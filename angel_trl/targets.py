@@ -265,7 +265,7 @@ def prepare_mentions(
         ValueError: if no mention is left, saying why.
     """
     kb = targets.kb
-    rows = list(mentions)
+    rows = targets.formatter.prepare(mentions)
     encoded = targets.formatter.encode(rows)
     counts: Counter[str] = Counter(read=len(rows))
     examples: dict[str, list[str]] = {}

@@ -72,6 +72,9 @@ class RecipeArguments:
     kb: str | None = field(default=None, metadata={"help": "Knowledge base file; default: the synthetic one."})
     max_words: int = field(default=384, metadata={"help": "Longest passage in words; longer ones lose context."})
     mention_normalization: str = field(default="genbioel", metadata={"help": "Rule applied to mentions."})
+    abbreviations: str = field(
+        default="keep", metadata={"help": "ab3p writes out in mentions the abbreviations that their texts define."}
+    )
     skip_positive: bool = field(
         default=False,
         metadata={"help": "Start the rounds from output_dir/positive if it is there, else from the model as it is."},
@@ -179,7 +182,7 @@ def load_model(
 def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder: Path) -> Curve:
     """The positive-only stage: names alone if asked for, then the corpus. Saves a linker and returns its dev curve."""
     model, tokenizer = load_model(args, kb, corpus, angel.seed)
-    mention_format = MentionFormat(args.max_words, args.mention_normalization)
+    mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
     linker = EntityLinker(model, tokenizer, kb, mention_format)
     targets = linker.targets
     train = prepare_mentions(corpus["train"], targets, for_training=True)
@@ -250,7 +253,7 @@ def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Pa
     """The negative-aware rounds, from the linker in `start`. Saves the best to `to` and returns its dev curve."""
     linker = EntityLinker.from_pretrained(start, device="cpu") if (start / "angel.json").exists() else None
     model, tokenizer = (linker.model, linker.tokenizer) if linker else load_model(args, kb, corpus, angel.seed)
-    mention_format = MentionFormat(args.max_words, args.mention_normalization)
+    mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
     train = corpus["train"]
     if args.mined_kb_mentions:
         made = kb_mentions(kb, args.mined_kb_mentions, seed=10 * angel.seed + 3, noise=args.kb_noise)

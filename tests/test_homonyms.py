@@ -123,5 +123,5 @@ def test_the_homonyms_of_medic(shared):
     # Eight names are all that their concepts have.
     assert (dropped["homonyms"], dropped["names"], dropped["homonyms_dropped"]) == (8, 71_087, 1_879)
     apart = kb.with_homonyms("disambiguate").statistics()
-    # MEDIC has no types, and 42 names are the preferred ones of two concepts.
+    # MEDIC has no types; 42 names belong to concepts that also prefer the same name.
     assert (apart["homonyms"], apart["names"], apart["homonyms_disambiguated"]) == (42, 72_932, 1_670)

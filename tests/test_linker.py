@@ -178,7 +178,7 @@ def test_the_settings_say_what_belongs_together(saved, small_kb):
     settings = json.loads((saved / "angel.json").read_text())
     assert settings["format"] == "angel_trl.linker/1"
     assert settings["kb_fingerprint"] == small_kb.fingerprint
-    assert settings["mention_format"] == {"max_words": 100, "mention_normalization": "genbioel"}
+    assert settings["mention_format"] == {"max_words": 100, "mention_normalization": "genbioel", "abbreviations": "keep"}
 
 
 def test_saving_over_a_linker_replaces_it(copy, make_model, tokenizer):
