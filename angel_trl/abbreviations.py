@@ -54,7 +54,8 @@ def expand(mentions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         mention = text[start:end]
         for short, long in definitions(text).items():
             if long.lower() not in mention.lower():
-                mention = re.sub(rf"(?<!\w){re.escape(short)}(?!\w)", lambda match, long=long: long, mention)
+                # A backslash in the long form is to stand as it is.
+                mention = re.sub(rf"(?<!\w){re.escape(short)}(?!\w)", long.replace("\\", r"\\"), mention)
         changed = {"text": text[:start] + mention + text[end:], "end": start + len(mention)}
         expanded.append({**row, **changed, **({"mention": mention} if "mention" in row else {})})
     return expanded

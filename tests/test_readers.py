@@ -258,7 +258,7 @@ def test_corpus_directory_tells_the_splits_by_name(tmp_path):
     }
     assert list(splits) == ["train", "dev", "test"]
     assert (report.read, report.used) == (3, 3)
-    assert report.notes == {"file that is not PubTator left alone": 1}
+    assert report.notes == {"file of no known corpus format left alone": 1}
 
 
 @pytest.mark.parametrize(("name", "split"), [("corpus.txt", "train"), ("valid.txt", "dev"), ("a_test.txt", "test")])
@@ -280,7 +280,7 @@ def test_empty_split_is_an_error_naming_it(tmp_path):
         (["traindev.txt"], "its name tells train and dev"),
         (["corpus.txt"], "its name tells no split"),
         (["train_a.txt", "train_b.txt"], "two files for train: train_a.txt and train_b.txt"),
-        ([], "no PubTator file in this directory"),
+        ([], "no file of a known corpus format in this directory"),
     ],
 )
 def test_directories_that_do_not_tell_the_splits(tmp_path, names, message):
@@ -290,10 +290,10 @@ def test_directories_that_do_not_tell_the_splits(tmp_path, names, message):
         read_corpus(tmp_path)
 
 
-def test_a_file_named_after_a_split_that_is_not_pubtator_is_an_error(tmp_path):
+def test_a_file_named_after_a_split_that_is_of_no_known_format_is_an_error(tmp_path):
     _write(tmp_path / "train.txt", MENTION)
     _write(tmp_path / "test.xml", "<?xml version='1.0'?><collection/>")
-    message = r"test\.xml: its name tells test, but it is not PubTator.*it starts with \"<\?xml.*Convert it"
+    message = r"test\.xml: its name tells test, but it is of no known corpus format: it starts with .<\?xml.*Convert"
     with pytest.raises(ValueError, match=message):
         read_corpus(tmp_path)
 
@@ -303,7 +303,7 @@ def test_a_file_beside_that_of_its_split_is_left_alone(tmp_path):
     _write(tmp_path / "README_train.md", "About the training set.")
     splits, report = read_corpus(tmp_path)
     assert list(splits) == ["train"]
-    assert report.examples["file that is not PubTator left alone"] == [f"{tmp_path}/README_train.md"]
+    assert report.examples["file of no known corpus format left alone"] == [f"{tmp_path}/README_train.md"]
 
 
 def test_every_mention_line_of_a_corpus_is_accounted_for(tmp_path):

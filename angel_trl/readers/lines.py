@@ -1,32 +1,57 @@
-"""Plain or gzip-compressed UTF-8 text, line by line, with errors that name the file and the line."""
+"""Plain or gzip-compressed UTF-8 text, line by line, with errors that name the file and the line.
 
+What is held at a time is bounded, so that a file that is not what it claims to be (a gzip bomb, a line of gigabytes)
+ends in an error and not in the end of the memory.
+"""
+
+import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["read_head", "read_lines", "shorten"]
+__all__ = ["MAX_LINE_BYTES", "read_chunks", "read_head", "read_lines", "shorten", "split_rows"]
+
+MAX_LINE_BYTES = 16 << 20
+"""The longest line that is read unless a caller says otherwise; those of known terminologies are far shorter."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = "\ufeff"
 _HEAD_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
     r"""Yield `(line number from 1, line)` of a UTF-8 text file, gzip-compressed or not.
 
     Only `\n` and `\r\n` end a line: Unicode's other line separators stay in the text, for corpora count them as
     characters. A byte order mark is dropped.
 
+    Args:
+        path: The file.
+        max_line_bytes: A longer line is an error; no more than this is held at a time.
+
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is not UTF-8 (the message names the line and the byte), or the gzip stream is broken.
+        ValueError: If a line is not UTF-8 (the message names the line and the byte), holds a NUL byte or is longer
+            than `max_line_bytes`, or the gzip stream is broken.
     """
     with _open(path) as file:
         number = 0
         try:
-            for number, raw in enumerate(file, start=1):  # noqa: B007 (the number is read in the except clause)
+            while raw := file.readline(max_line_bytes + 1):
+                number += 1
+                if len(raw) > max_line_bytes:
+                    raise ValueError(
+                        f"{path}:{number}: a line of more than {max_line_bytes:,} bytes, which is no line of a "
+                        f"terminology or a corpus; it starts with {shorten(raw[:200].decode('utf-8', 'replace'))}"
+                    )
+                if b"\0" in raw:
+                    raise ValueError(
+                        f"{path}:{number}: a NUL byte at column {raw.index(0)}: this is not UTF-8 text; if it is "
+                        "UTF-16, re-encode the file as UTF-8"
+                    )
                 line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
                 yield number, line.removeprefix(_BOM) if number == 1 else line
         except UnicodeDecodeError as error:
@@ -36,6 +61,21 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             ) from error
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}:{number + 1}: broken gzip stream ({error}); fetch the file again") from error
+
+
+def read_chunks(path: str | Path) -> Iterator[bytes]:
+    """Yield the bytes of a file, decompressed if it is gzip, at most 64 KiB at a time.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the gzip stream is broken.
+    """
+    with _open(path) as file:
+        try:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: broken gzip stream ({error}); fetch the file again") from error
 
 
 def read_head(path: str | Path) -> str:
@@ -52,6 +92,41 @@ def read_head(path: str | Path) -> str:
             return file.read(_HEAD_BYTES).decode("utf-8", errors="replace").removeprefix(_BOM)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}: broken gzip stream ({error}); fetch the file again") from error
+
+
+def split_rows(path: str | Path, lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield `(number of its first line, fields)` of each row of a delimited file (RFC 4180), blank lines left out.
+
+    A field in double quotes may hold the delimiter, line breaks and, doubled, quotes; what stands after the closing
+    quote is an error, not a guess.
+
+    Args:
+        path: The file, for errors.
+        lines: What [`read_lines`] yields.
+        delimiter: One character.
+
+    Raises:
+        ValueError: If quotes are not closed or not doubled, or a field is longer than `csv.field_size_limit`.
+    """
+    first = number = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal first, number
+        for number, line in lines:  # noqa: B007 (kept for the rows and the errors)
+            first = first or number
+            yield line + "\n"
+
+    rows = csv.reader(texts(), delimiter=delimiter, strict=True)
+    try:
+        for fields in rows:
+            if fields and (len(fields) > 1 or fields[0].strip()):
+                yield first, fields
+            first = 0
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}:{first or number}: broken quotes in this row ({error}); a field with quotes in it stands in "
+            'quotes and doubles them: "a ""b"" c"'
+        ) from error
 
 
 def shorten(value: str, width: int = 80) -> str:
