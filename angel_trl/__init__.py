@@ -11,18 +11,23 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "AngelConfig": "config",
     "AngelTrainer": "trainer",
+    "Candidate": "linked",
     "Candidates": "decoding",
     "Concept": "kb",
+    "EncodedMention": "formatting",
     "EntityLinker": "linker",
     "EntityLinkingMetric": "evaluate_metric",
     "KnowledgeBase": "kb",
-    "Linked": "linker",
+    "Linked": "linked",
     "MENTION_FEATURES": "mentions",
     "MentionFormat": "formatting",
+    "MentionFormatter": "formatting",
     "NameTrie": "trie",
     "PairMiningCallback": "callbacks",
     "PositiveConfig": "positive",
     "PositiveTrainer": "positive",
+    "Restriction": "restrictions",
+    "TargetNames": "targets",
     "make_pairs": "pairs",
     "paired_difference": "metrics",
     "read_corpus": "readers",
@@ -57,11 +62,14 @@ if TYPE_CHECKING:
     from angel_trl.decoding import score_names as score_names
     from angel_trl.decoding import search as search
     from angel_trl.evaluate_metric import EntityLinkingMetric as EntityLinkingMetric
+    from angel_trl.formatting import EncodedMention as EncodedMention
     from angel_trl.formatting import MentionFormat as MentionFormat
+    from angel_trl.formatting import MentionFormatter as MentionFormatter
     from angel_trl.kb import Concept as Concept
     from angel_trl.kb import KnowledgeBase as KnowledgeBase
+    from angel_trl.linked import Candidate as Candidate
+    from angel_trl.linked import Linked as Linked
     from angel_trl.linker import EntityLinker as EntityLinker
-    from angel_trl.linker import Linked as Linked
     from angel_trl.mentions import MENTION_FEATURES as MENTION_FEATURES
     from angel_trl.mentions import validate_mentions as validate_mentions
     from angel_trl.metrics import paired_difference as paired_difference
@@ -71,7 +79,9 @@ if TYPE_CHECKING:
     from angel_trl.positive import PositiveTrainer as PositiveTrainer
     from angel_trl.readers import read_corpus as read_corpus
     from angel_trl.readers import read_knowledge_base as read_knowledge_base
+    from angel_trl.restrictions import Restriction as Restriction
     from angel_trl.synthetic import synthetic_corpus as synthetic_corpus
     from angel_trl.synthetic import synthetic_knowledge_base as synthetic_knowledge_base
+    from angel_trl.targets import TargetNames as TargetNames
     from angel_trl.trainer import AngelTrainer as AngelTrainer
     from angel_trl.trie import NameTrie as NameTrie

@@ -22,13 +22,15 @@ from transformers import PreTrainedModel
 from angel_trl.formatting import EncodedMention
 from angel_trl.frontier import Floats, Found, Frontier, Ints, Prefixes
 from angel_trl.restrictions import Restriction
-from angel_trl.tree_decoder import TreeDecoder, prepare
+from angel_trl.tree_decoder import TreeDecoder, evaluating, prepare
 from angel_trl.trie import NameTrie
 
 RANKINGS = ("sum", "mean")
-# Prefixes of a mention extended in one forward. More means fewer forwards, and more prefixes run that the names found
-# meanwhile would have ruled out; measured in recipes/results.
-_AT_ONCE = 8
+# Prefixes of a mention extended in one forward, at least and at most; a quarter of the beam between them. More means
+# fewer forwards, and more prefixes run that the names found meanwhile would have ruled out.
+_AT_ONCE = (8, 64)
+# Cells of attention masks (mentions x queries x slots) in one forward: 32 MB.
+_CELLS = 2**25
 
 
 @dataclasses.dataclass(slots=True)
@@ -79,7 +81,7 @@ def search(
     batch_size: int = 32,
     ranking: str = "sum",
     until_exact: bool = False,
-    max_beams: int = 10_000,
+    max_beams: int = 1000,
     restrictions: Sequence[Restriction | None] | None = None,
     progress: str | None = None,
 ) -> Candidates:
@@ -93,7 +95,7 @@ def search(
         top_k: names returned for a mention.
         batch_size: mentions searched together. Results do not depend on it.
         ranking: "sum" ranks names by log-probability, "mean" by log-probability a token (length-normalised).
-        until_exact: widen the beam of a mention until its list is exact.
+        until_exact: widen the beam of a mention until its list is exact, up to `max_beams`.
         max_beams: the widest beam that `until_exact` goes to; lists not exact by then are marked so.
         restrictions: for each mention the names it may be given (`TargetNames.restrict` makes them), None for all.
         progress: text of a progress bar, None for none.
@@ -109,6 +111,11 @@ def search(
     if restrictions is not None and len(restrictions) != len(mentions):
         raise ValueError(f"{len(restrictions)} restrictions for {len(mentions)} mentions; give one each (or None).")
     for restriction in restrictions or ():
+        if restriction is not None and not isinstance(restriction, Restriction):
+            raise TypeError(
+                f"A restriction is a {type(restriction).__name__}, {restriction!r:.80}; make it with "
+                "restrict(names=..., ids=..., types=...)."
+            )
         if restriction is not None and restriction.fingerprint != trie.fingerprint:
             raise ValueError(
                 f"The restriction to {restriction.description} was made for other names (fingerprint "
@@ -117,29 +124,31 @@ def search(
     prepare(model)
     trie = trie.to("cpu")
     found = Candidates.empty(len(mentions), top_k)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), tqdm(total=len(mentions), desc=progress, disable=progress is None) as bar:
-            for rows in _batches(mentions, batch_size):
-                batch = [mention for row in rows if (mention := mentions[row]) is not None]
-                allowed = [None if restrictions is None else restrictions[row] for row in rows]
-                frontier = Frontier(len(rows), num_beams, keep=until_exact, max_beams=max_beams)
-                searched = _BatchSearch(TreeDecoder(model, batch), trie, allowed, frontier, top_k, ranking)
-                found.put(rows, searched.run())
-                bar.update(len(rows))
-            bar.update(sum(mention is None for mention in mentions))
-    finally:
-        model.train(was_training)
+    with evaluating(model), tqdm(total=len(mentions), desc=progress, disable=progress is None) as bar:
+        for rows in _batches(mentions, batch_size):
+            batch = [mention for row in rows if (mention := mentions[row]) is not None]
+            allowed = [None if restrictions is None else restrictions[row] for row in rows]
+            frontier = Frontier(len(rows), num_beams, keep=until_exact, max_beams=max_beams)
+            searched = _BatchSearch(TreeDecoder(model, batch), trie, allowed, frontier, top_k, ranking)
+            found.put(rows, searched.run())
+            bar.update(len(rows))
+        bar.update(sum(mention is None for mention in mentions))
     return found
 
 
 def _batches(mentions: Sequence[EncodedMention | None], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of mentions of similar length."""
-    lengths = {row: (len(m.source), len(m.prefix)) for row, m in enumerate(mentions) if m is not None}
-    rows = np.array(sorted(lengths, key=lengths.__getitem__), dtype=np.int64)
-    for begin in range(0, len(rows), batch_size):
-        yield rows[begin : begin + batch_size]
+    """Batches of mentions of similar length: padding never makes a batch cost more than about twice its mentions."""
+    # Attention over a prompt is what grows with it; a source is padded once.
+    cost = {row: len(m.source) or len(m.prefix) ** 2 for row, m in enumerate(mentions) if m is not None}
+    rows = np.array(sorted(cost, key=cost.__getitem__), dtype=np.int64)
+    begin, own = 0, 0
+    for end, row in enumerate(rows):
+        own += cost[row]
+        if end - begin == batch_size or cost[row] * (end - begin + 1) > 2 * own:
+            yield rows[begin:end]
+            begin, own = end, cost[row]
+    if len(rows):
+        yield rows[begin:]
 
 
 class _BatchSearch:
@@ -157,10 +166,9 @@ class _BatchSearch:
         self._decoder = decoder
         self._trie = trie
         # Requests usually share their restrictions: each is looked up once.
-        distinct = {id(one): one for one in restrictions if one is not None}
-        numbers = {key: number for number, key in enumerate(distinct)}
-        self._restrictions = list(distinct.values())
-        self._restriction_of = np.array([numbers.get(id(one), -1) for one in restrictions])
+        self._restrictions = [one for one in dict.fromkeys(restrictions) if one is not None]
+        numbers: dict[Restriction | None, int] = {one: number for number, one in enumerate(self._restrictions)}
+        self._restriction_of = np.array([numbers.get(one, -1) for one in restrictions])
         self._frontier = frontier
         self._found = Found(len(restrictions), top_k)
         self._longest = trie.longest() if ranking == "mean" else None
@@ -171,14 +179,23 @@ class _BatchSearch:
         row, child = self._children(mentions, np.zeros_like(mentions))
         scores = self._decoder.start(row, self._tokens(child))
         self._arrive(row, mentions, child, np.ones_like(mentions), mentions, scores)
-        while len(chosen := self._frontier.select(self._found.kth, _AT_ONCE)):
-            self._extend(chosen)
+        while len(chosen := self._frontier.select(self._found.kth, *_AT_ONCE)):
+            for part in self._parts(chosen):
+                self._extend(part)
         found = self._found
         names = np.full(found.leaf.shape, -1, dtype=np.int64)
         there = found.leaf >= 0
         names[there] = self._trie.name(torch.from_numpy(found.leaf[there])).numpy()
         exact = (self._frontier.pruned == -np.inf) | (self._frontier.pruned <= found.kth)
         return Candidates(names, found.score, found.length, exact)
+
+    def _parts(self, chosen: Prefixes) -> Iterator[Prefixes]:
+        """Split what is to be extended so that masks of attention stay small: some prefixes of each mention a part."""
+        counts = np.bincount(chosen.mention)
+        rank = np.arange(len(chosen)) - np.repeat(np.cumsum(counts) - counts, counts)
+        at_once = max(1, _CELLS // self._decoder.cells_a_query)
+        for begin in range(0, int(counts.max()), at_once):
+            yield chosen.take((rank >= begin) & (rank < begin + at_once))
 
     def _extend(self, chosen: Prefixes) -> None:
         """Run the token of each prefix, and those that follow without an alternative; score what comes after."""
@@ -294,18 +311,13 @@ def score_names(
     """
     prepare(model)
     scores: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32) for _ in mentions]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for rows in _batches([m if names[i] else None for i, m in enumerate(mentions)], batch_size):
-                decoder = TreeDecoder(model, [mentions[row] for row in rows])
-                values = _score_batch(decoder, [names[row] for row in rows])
-                counts = [len(names[row]) for row in rows]
-                for row, part in zip(rows, np.split(values, np.cumsum(counts)[:-1]), strict=True):
-                    scores[row] = part
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        for rows in _batches([m if names[i] else None for i, m in enumerate(mentions)], batch_size):
+            decoder = TreeDecoder(model, [mentions[row] for row in rows])
+            values = _score_batch(decoder, [names[row] for row in rows])
+            counts = [len(names[row]) for row in rows]
+            for row, part in zip(rows, np.split(values, np.cumsum(counts)[:-1]), strict=True):
+                scores[row] = part
     return scores
 
 

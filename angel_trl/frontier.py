@@ -168,12 +168,13 @@ class Frontier:
     def _prune(self, prefixes: Prefixes, which: Bools) -> None:
         np.maximum.at(self.pruned, prefixes.mention[which], prefixes.bound[which])
 
-    def select(self, kth: Floats, at_once: int) -> Prefixes:
-        """The prefixes to extend next, at most `at_once` a mention, ordered by mention; they are marked extended.
+    def select(self, kth: Floats, at_least: int, at_most: int = 64) -> Prefixes:
+        """The prefixes to extend next, ordered by mention and falling bound; they are marked extended.
 
         Args:
             kth: float32 `[mentions]`, the value that a name must exceed.
-            at_once: most prefixes of a mention; a quarter of a beam that was widened beyond.
+            at_least: prefixes of a mention with a narrow beam; with a wide one a quarter of it.
+            at_most: most prefixes of a mention.
         """
         prefixes = self.prefixes.take(self.prefixes.bound > kth[self.prefixes.mention])
         longest = int(prefixes.length.max(initial=0)) + 1
@@ -189,7 +190,7 @@ class Frontier:
         ready = np.flatnonzero(inside & ~prefixes.extended)
         order, rank = rank_in_group(prefixes.mention[ready], prefixes.bound[ready])
         owner = prefixes.mention[ready[order]]
-        chosen = ready[order[rank < np.maximum(at_once, self._width[owner] // 4 * self._keep)]]
+        chosen = ready[order[rank < np.clip(self._width[owner] // 4, at_least, at_most)]]
         prefixes.extended[chosen] = True
         return prefixes.take(chosen)
 

@@ -46,7 +46,7 @@ def read(path: Path) -> KnowledgeBase:
         raise FileNotFoundError(f"no knowledge base file at {path}")
     try:
         table = pq.read_table(path, memory_map=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable parquet file ({error}); fetch or write it again") from error
     raw = (table.schema.metadata or {}).get(_METADATA_KEY)
     if raw is None:
@@ -54,10 +54,16 @@ def read(path: Path) -> KnowledgeBase:
             f"{path}: a parquet file, but not a knowledge base (columns {table.column_names}); "
             "write it with KnowledgeBase.to_parquet"
         )
-    metadata = json.loads(raw)
-    if metadata["format_version"] != _FORMAT_VERSION:
+    try:
+        metadata = json.loads(raw)
+        version, stored = metadata["format_version"], metadata["fingerprint"]
+        rules = {"normalization": metadata["normalization"], "homonyms": metadata.get("homonyms", "keep")}
+        source = metadata["source"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its metadata was damaged ({error!r}); fetch or write it again") from error
+    if version != _FORMAT_VERSION:
         raise ValueError(
-            f"{path}: format_version {metadata['format_version']}, but this version of angel_trl reads "
+            f"{path}: format_version {version}, but this version of angel_trl reads "
             f"{_FORMAT_VERSION}; upgrade angel_trl or write the file again"
         )
     if not table.schema.equals(_SCHEMA) or any(column.null_count for column in table.columns):
@@ -65,20 +71,18 @@ def read(path: Path) -> KnowledgeBase:
             f"{path}: the columns {table.schema.to_string(show_schema_metadata=False)!r} are not those of a "
             "knowledge base, or hold nulls: the file was changed after writing; write it again"
         )
-    columns = (column.to_pylist() for column in table.columns)
+    try:
+        columns = [column.to_pylist() for column in table.columns]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: holds a string that is not UTF-8 ({error}); fetch or write it again") from error
     concepts = (
         Concept(concept_id, tuple(names), tuple(alternate_ids), tuple(types), definition)
         for concept_id, names, alternate_ids, types, definition in zip(*columns, strict=True)
     )
-    kb = KnowledgeBase(
-        concepts,
-        normalization=metadata["normalization"],
-        homonyms=metadata.get("homonyms", "keep"),
-        source=metadata["source"],
-    )
-    if kb.fingerprint != metadata["fingerprint"]:
+    kb = KnowledgeBase(concepts, **rules, source=source)
+    if kb.fingerprint != stored:
         raise ValueError(
             f"{path}: content has fingerprint {kb.fingerprint[:12]}…, but the file says "
-            f"{metadata['fingerprint'][:12]}…: it was changed after writing; write it again"
+            f"{stored[:12]}…: it was changed after writing; write it again"
         )
     return kb

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from angel_trl import __version__
 from angel_trl.decoding import Candidates, search
 from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
+from angel_trl.linked import Candidate, Linked, parse_brackets
 from angel_trl.restrictions import Restriction
 from angel_trl.targets import TargetNames
 from angel_trl.tree_decoder import prepare
@@ -34,90 +35,6 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "angel_trl.linker/1"
 _SETTINGS, _KB, _TRIE = "angel.json", "kb.parquet", "trie.safetensors"
-_BRACKETS = re.compile(r"\[([^\[\]]+)\]")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
-    """One answer to a mention.
-
-    Args:
-        ids: ids of all concepts that bear the name; more than one where the knowledge base has homonyms.
-        name: preferred name of the first of these concepts.
-        matched_name: the name of the knowledge base that the model produced, normalised.
-        score: natural logarithm of the name's probability.
-        mean_score: the same divided by the number of the name's tokens (length-normalised).
-    """
-
-    ids: tuple[str, ...]
-    name: str
-    matched_name: str
-    score: float
-    mean_score: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Linked:
-    """A mention and what it was linked to.
-
-    Args:
-        mention: the mention as it stands in the text.
-        start: offset of its first character in the text (brackets taken out).
-        end: offset after its last character.
-        candidates: best first; empty if the mention is longer than the model's window.
-        exact: whether the candidates are provably the likeliest names.
-    """
-
-    mention: str
-    start: int
-    end: int
-    candidates: tuple[Candidate, ...]
-    exact: bool
-
-    @property
-    def id(self) -> str | None:
-        """Concept id of the best candidate (the first of several for a homonym; see `ambiguous`)."""
-        return self.candidates[0].ids[0] if self.candidates else None
-
-    @property
-    def name(self) -> str | None:
-        """Preferred name of the concept."""
-        return self.candidates[0].name if self.candidates else None
-
-    @property
-    def score(self) -> float | None:
-        """Natural logarithm of the probability of the name produced."""
-        return self.candidates[0].score if self.candidates else None
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether the name produced belongs to several concepts."""
-        return bool(self.candidates) and len(self.candidates[0].ids) > 1
-
-
-def parse_brackets(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """Take the brackets out of `"... [mention] ..."`.
-
-    Returns:
-        The text without brackets, and the character offsets `(start, end)` of each mention in it.
-
-    Raises:
-        ValueError: if there is no mention, or a bracket has no partner.
-    """
-    plain, spans, at = "", [], 0
-    for match in _BRACKETS.finditer(text):
-        plain += text[at : match.start()]
-        spans.append((len(plain), len(plain) + len(match[1])))
-        plain += match[1]
-        at = match.end()
-    plain += text[at:]
-    if not spans or "[" in plain or "]" in plain:
-        what = "no [mention]" if not spans else "a bracket without a partner, or brackets within brackets"
-        raise ValueError(
-            f"{what} in {text[:80]!r}. Mark each mention with [square brackets]; for a text that has brackets of its "
-            "own, give offsets to link_batch."
-        )
-    return plain, spans
 
 
 class EntityLinker:
@@ -188,13 +105,7 @@ class EntityLinker:
                     allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.parquet"],
                 )
             )
-        settings: dict[str, Any] = {}
-        if (folder / _SETTINGS).exists():
-            settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-            if settings.get("format") != _FORMAT:
-                raise ValueError(
-                    f"{folder / _SETTINGS} has format {settings.get('format')!r}; this version reads {_FORMAT}."
-                )
+        settings = _read_settings(folder / _SETTINGS)
         trie = None
         if kb is None:
             if not (folder / _KB).exists():
@@ -211,7 +122,7 @@ class EntityLinker:
                 raise ValueError(
                     f"{folder / _KB} is not the knowledge base that {_SETTINGS} names. Download it again."
                 )
-            trie = NameTrie.load(folder / _TRIE)
+            trie = _load_trie(folder / _TRIE)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         has_encoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
         auto_class = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
@@ -221,7 +132,16 @@ class EntityLinker:
         return cls(model, tokenizer, kb, mention_format, trie)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights (safetensors), tokenizer, knowledge base (parquet), trie (safetensors) and `angel.json`."""
+        """Write weights (safetensors), tokenizer, knowledge base (parquet), trie (safetensors) and `angel.json`.
+
+        Raises:
+            ValueError: for a model with adapters, whose folder could not be loaded again.
+        """
+        if not isinstance(self.model, PreTrainedModel):
+            raise ValueError(
+                f"The model is a {type(self.model).__name__}, of which only the adapters would be saved. Merge them "
+                "first: EntityLinker(model.merge_and_unload(), tokenizer, kb)."
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _SETTINGS).unlink(missing_ok=True)
@@ -241,9 +161,9 @@ class EntityLinker:
     def restrict(
         self,
         *,
-        names: Sequence[str] | None = None,
-        ids: Sequence[str] | None = None,
-        types: Sequence[str] | None = None,
+        names: Iterable[str] | None = None,
+        ids: Iterable[str] | None = None,
+        types: Iterable[str] | None = None,
     ) -> Restriction:
         """A restriction of `link` and `link_batch` to some of the names; see `TargetNames.restrict`.
 
@@ -261,8 +181,7 @@ class EntityLinker:
         Raises:
             ValueError: for a concept without id or names.
         """
-        extended = object.__new__(EntityLinker)
-        extended.model, extended.tokenizer = self.model, self.tokenizer
+        extended = copy.copy(self)
         extended.targets = self.targets.extended(self.kb.extended(concepts))
         return extended
 
@@ -275,6 +194,7 @@ class EntityLinker:
         restriction: Restriction | None = None,
         ranking: str = "sum",
         until_exact: bool = False,
+        max_beams: int = 1000,
     ) -> list[Linked]:
         """Link every `[bracketed]` mention of `text`, in order.
 
@@ -284,7 +204,9 @@ class EntityLinker:
             top_k: candidates of a mention.
             restriction: the names that may be given, from `restrict`.
             ranking: "sum" ranks by log-probability, "mean" by log-probability a token.
-            until_exact: widen the search until the candidates are provably the likeliest names.
+            until_exact: widen the search until the candidates are provably the likeliest names, or it is `max_beams`
+                wide; `Linked.exact` says which.
+            max_beams: the widest beam then.
 
         Raises:
             ValueError: if no mention is marked or a bracket has no partner.
@@ -295,9 +217,10 @@ class EntityLinker:
             mentions,
             num_beams=num_beams,
             top_k=top_k,
-            restrictions=None if restriction is None else [restriction] * len(mentions),
+            restrictions=restriction,
             ranking=ranking,
             until_exact=until_exact,
+            max_beams=max_beams,
         )
 
     def link_batch(
@@ -307,9 +230,10 @@ class EntityLinker:
         num_beams: int = 10,
         top_k: int = 5,
         batch_size: int = 32,
-        restrictions: Sequence[Restriction | None] | None = None,
+        restrictions: Restriction | Sequence[Restriction | None] | None = None,
         ranking: str = "sum",
         until_exact: bool = False,
+        max_beams: int = 1000,
         progress: bool = False,
     ) -> list[Linked]:
         """Link many mentions; results do not depend on how they are batched.
@@ -319,15 +243,20 @@ class EntityLinker:
             num_beams: beams of the search.
             top_k: candidates of a mention.
             batch_size: mentions searched together.
-            restrictions: for each mention the names it may be given, from `restrict`; None for all.
+            restrictions: the names that may be given, from `restrict`: one for all mentions, or one for each, None
+                allowing all names.
             ranking: "sum" ranks by log-probability, "mean" by log-probability a token.
-            until_exact: widen the search until the candidates are provably the likeliest names.
+            until_exact: widen the search until the candidates are provably the likeliest names, or it is `max_beams`
+                wide; `Linked.exact` says which.
+            max_beams: the widest beam then.
             progress: show a progress bar.
 
         Raises:
             ValueError: if an offset lies outside its text or marks nothing but blanks.
         """
         rows = list(mentions)
+        if isinstance(restrictions, Restriction):
+            restrictions = [restrictions] * len(rows)
         for number, row in enumerate(rows):
             if not 0 <= row["start"] < row["end"] <= len(row["text"]):
                 raise ValueError(
@@ -351,6 +280,7 @@ class EntityLinker:
             batch_size=batch_size,
             ranking=ranking,
             until_exact=until_exact,
+            max_beams=max_beams,
             restrictions=restrictions,
             progress="linking" if progress else None,
         )
@@ -378,3 +308,31 @@ class EntityLinker:
                 ids = tuple(concept.id for concept in concepts)
                 candidates.append(Candidate(ids, concepts[0].names[0], self.kb.names[name], float(score), float(mean)))
         return tuple(candidates)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a linker, checked; empty if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}). Save or download the linker again.") from error
+    found = settings.get("format") if isinstance(settings, dict) else None
+    if found != _FORMAT:
+        raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT}.")
+    missing = {"kb_fingerprint", "mention_format"} - set(settings)
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Save or download the linker again.")
+    return settings
+
+
+def _load_trie(path: Path) -> NameTrie | None:
+    """The saved trie; None, with a warning, if there is none: it is made anew from the knowledge base then."""
+    if not path.exists():
+        logger.warning("There is no %s: the names are indexed anew, which takes longer than loading it.", path)
+        return None
+    try:
+        return NameTrie.load(path)
+    except ValueError as error:
+        raise ValueError(f"{error} Or delete it: it is made anew from {_KB} when the linker is loaded.") from error

@@ -7,8 +7,9 @@ the nodes carry (which types the names below have), made once for a knowledge ba
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from angel_trl.trie import NameTrie
 _WORD = 63  # bits of an int64 that are used
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Restriction:
     """The names, and the concepts behind them, that a mention may be given.
 
@@ -88,19 +89,17 @@ class Restrictor:
     def restrict(
         self,
         *,
-        names: Sequence[str] | None = None,
-        ids: Sequence[str] | None = None,
-        types: Sequence[str] | None = None,
+        names: Iterable[str] | None = None,
+        ids: Iterable[str] | None = None,
+        types: Iterable[str] | None = None,
     ) -> Restriction:
         """The names that meet every condition given; see `TargetNames.restrict`."""
+        names, ids, types = _listed("names", names), _listed("ids", ids), _listed("types", types)
         given = {"names": names, "ids": ids, "types": types}
         conditions = {key: value for key, value in given.items() if value is not None}
         if not conditions:
             raise ValueError("A restriction needs names, ids or types.")
-        for key, value in conditions.items():
-            if isinstance(value, str):
-                raise ValueError(f"{key} is the string {value!r}; give a list: {key}=[{value!r}].")
-        description = " and ".join(f"{key} {_shown(value)}" for key, value in conditions.items())
+        description = " and ".join(f"{key} {_shown(value) or '(none)'}" for key, value in conditions.items())
         kb = self._kb
         concepts = np.ones(len(kb), dtype=bool)
         if ids is not None:
@@ -111,7 +110,10 @@ class Restrictor:
         mask = None
         if types is not None:
             known = [kind in self._types for kind in types]
-            self._require(types, known, "types", f" It has {_shown(list(self._types)) or 'no types'}.")
+            unknown = [kind for kind in types if kind not in self._types]
+            near = [match for kind in unknown for match in difflib.get_close_matches(kind, self._types, 1)]
+            hint = f" Is {_shown(near)} meant?" if near else f" It has {_shown(list(self._types)) or 'no types'}."
+            self._require(types, known, "types", hint)
             mask = self._mask(types)
             concepts &= (self._concept_bits & mask).any(axis=1)
         if names is None and ids is None and mask is not None and concepts.any():
@@ -149,9 +151,21 @@ class Restrictor:
             )
 
 
+def _listed(what: str, values: Iterable[str] | None) -> list[str] | None:
+    if values is None:
+        return None
+    if isinstance(values, str):
+        raise ValueError(f"{what} is the string {values!r}; give a list: {what}=[{values!r}].")
+    listed = list(values)
+    for value in listed:
+        if not isinstance(value, str):
+            raise ValueError(f"{what} holds {value!r}, which is not a string.")
+    return listed
+
+
 def _shown(items: Sequence[str]) -> str:
     return ", ".join(repr(item[:80]) for item in items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
 
 
 def _nothing_left(description: str) -> str:
-    return f"No name of the knowledge base can be given under the restriction to {description or 'nothing'}."
+    return f"No name of the knowledge base can be given under the restriction to {description}."

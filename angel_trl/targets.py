@@ -112,9 +112,9 @@ class TargetNames:
     def restrict(
         self,
         *,
-        names: Sequence[str] | None = None,
-        ids: Sequence[str] | None = None,
-        types: Sequence[str] | None = None,
+        names: Iterable[str] | None = None,
+        ids: Iterable[str] | None = None,
+        types: Iterable[str] | None = None,
     ) -> Restriction:
         """A restriction of the search to some names, for one request or many; no trie is built.
 

@@ -83,8 +83,11 @@ class TreeStep:
             mask = self.visible
             if self.bias is not None:
                 mask = self.bias.to(query.dtype).masked_fill(~self.visible, float("-inf"))
+        if key.shape[1] != heads:
+            # With a mask, SDPA's own grouping of heads would take the slow path on a GPU.
+            key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
         output = F.scaled_dot_product_attention(
-            packed.transpose(1, 2), key, value, attn_mask=mask, scale=scaling, enable_gqa=key.shape[1] != heads
+            packed.transpose(1, 2), key, value, attn_mask=mask, scale=scaling
         ).transpose(1, 2)
         output = output.reshape(tokens, heads, width) if self.full else output[self.place, self.query]
         return output[None]

@@ -7,8 +7,9 @@ one or more tokens at a time in one forward over the tokens that are new.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,27 @@ _LOCK = threading.Lock()  # threads may share a model
 Ints = NDArray[np.int64]
 
 
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Run `model` without gradients and dropout, and leave each of its modules in the mode it was in.
+
+    Threads may share a model that is in evaluation mode already.
+    """
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def prepare(model: PreTrainedModel) -> None:
     """Let `model` be run by `TreeDecoder`; what else it computes does not change.
+
+    An eager attention becomes SDPA, which computes the same and returns no attention weights.
 
     Raises:
         ValueError: for an architecture for which this has not been shown to be exact.
@@ -103,6 +123,11 @@ class TreeDecoder:
             "encoder_hidden_states": states,
             "past_key_values": EncoderDecoderCache(self._cache, self._cross),
         }
+
+    @property
+    def cells_a_query(self) -> int:
+        """What one more query a mention adds to the masks of attention: rows of the caches times slots."""
+        return self._places * max(1, int(self._used.max()))
 
     def start(self, asked: Ints, tokens: Ints) -> NDArray[np.float32]:
         """Run the prefixes.

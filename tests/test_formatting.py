@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import BartConfig, BartTokenizer, GPT2Config, LlamaConfig, T5Config
 
 from angel_trl.formatting import EncodedMention, MentionFormat, MentionFormatter, truncate_context
-from angel_trl.linker import parse_brackets
+from angel_trl.linked import parse_brackets
 from angel_trl.scratch import train_tokenizer
 
 START, END, IS = 33714, 34588, 16  # " START", " END", " is" in BART's vocabulary

@@ -301,10 +301,10 @@ def test_only_the_beams_of_mentions_with_nothing_ready_are_widened():
     assert nodes(frontier.select(kth, 1)) == [(1, 10)]
 
 
-@pytest.mark.parametrize(("keep", "count"), [(True, 10), (False, 8)])
-def test_a_quarter_of_a_widened_beam_is_extended_at_once(keep, count):
-    frontier = frontier_of(1, 40, *[(0, node, 1, -float(node)) for node in range(1, 40)], keep=keep)
-    assert len(frontier.select(NO_NAME, 8)) == count
+@pytest.mark.parametrize(("num_beams", "count"), [(4, 4), (16, 8), (40, 10), (400, 64)])
+def test_a_quarter_of_a_wide_beam_is_extended_at_once(num_beams, count):
+    frontier = frontier_of(1, num_beams, *[(0, node, 1, -float(node)) for node in range(1, 100)])
+    assert len(frontier.select(NO_NAME, 8, 64)) == count
 
 
 def test_a_beam_wider_than_the_widest_is_not_narrowed():

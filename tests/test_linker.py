@@ -19,7 +19,8 @@ from transformers import (
 
 from angel_trl.formatting import MentionFormat
 from angel_trl.kb import Concept, KnowledgeBase
-from angel_trl.linker import Candidate, EntityLinker, Linked, parse_brackets
+from angel_trl.linked import Candidate, Linked, parse_brackets
+from angel_trl.linker import EntityLinker
 from angel_trl.trie import NameTrie
 
 TEXT = "Famotidine-associated [delirium] and [MS]."
@@ -178,7 +179,11 @@ def test_the_settings_say_what_belongs_together(saved, small_kb):
     settings = json.loads((saved / "angel.json").read_text())
     assert settings["format"] == "angel_trl.linker/1"
     assert settings["kb_fingerprint"] == small_kb.fingerprint
-    assert settings["mention_format"] == {"max_words": 100, "mention_normalization": "genbioel", "abbreviations": "keep"}
+    assert settings["mention_format"] == {
+        "max_words": 100,
+        "mention_normalization": "genbioel",
+        "abbreviations": "keep",
+    }
 
 
 def test_saving_over_a_linker_replaces_it(copy, make_model, tokenizer):

@@ -100,6 +100,8 @@ def test_of_two_definitions_the_first_is_kept(write):
         ('id,name\nD0,z\nD1,"a\nD2,b\n', "kb:3: broken quotes in this row"),
         ("id,label\nD1,a\n", "kb:1: columns 'id, label': there must be 'id', and 'name' or 'names'; rename them"),
         ("", "kb:1: columns ''"),
+        ('"', "kb:1: broken quotes in this row"),
+        ('"\n",name\nD1,a\n', "kb:1: columns ', name'"),
         ("id,name,Name\nD1,a,b\n", "kb:1: column 'name' stands twice"),
         ("id,names\nD1,\"['a', 'b']\"\n", "kb:2: column 'names': .* is a list printed as text; join the values with"),
     ],

@@ -8,6 +8,7 @@ field in double quotes may hold the delimiter and line breaks; the delimiter is 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,12 +102,13 @@ def _columns(names: Iterable[object], where: str, report: ReadReport) -> list[st
 
 
 def _text_rows(path: str | Path, report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = ((number, line) for number, line in read_lines(path))
-    number, header = next(((number, line) for number, line in lines if line.strip()), (1, ""))
-    delimiter = _delimiter(header) or next((d for d in _DELIMITERS if d in header), ",")
-    [(_, names)] = split_rows(path, [(number, header)], delimiter) if header.strip() else [(1, [""])]
+    lines = read_lines(path)
+    header = next(((number, line) for number, line in lines if line.strip()), (1, ""))
+    delimiter = _delimiter(header[1]) or next((d for d in _DELIMITERS if d in header[1]), ",")
+    rows = split_rows(path, chain([header], lines), delimiter)
+    number, names = next(rows, (1, []))
     columns = _columns(names, f"{path}:{number}", report)
-    for number, fields in split_rows(path, lines, delimiter):
+    for number, fields in rows:
         where = f"{path}:{number}"
         if len(fields) != len(columns):
             raise ValueError(
