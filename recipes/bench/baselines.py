@@ -1,16 +1,19 @@
 """What the search is compared with: transformers' `generate` as its users run it, and the least there is to compute.
 
-The stock side gets what makes it fast: a copy of the model without our attention, batches sorted by length, the
-(thousands of) first tokens handed over as a ready tensor, and `early_stopping=True`, which ends a mention at its tenth
-finished name even where a better one may come. Rows of a batch have prefixes of one length: padding them on the left
-would fill batches better, but BART counts positions from the left, pads included, and then gives other answers.
+The stock side gets what makes it fast: a copy of the model without our attention, batches sorted by length, and the
+(thousands of) first tokens handed over as a ready tensor. It runs with its defaults, and with `early_stopping=True`,
+which ends a mention at its tenth finished name even where a better one may come. Rows of a batch have prefixes of one
+length, which leaves batches smaller than asked for: padding on the left would fill them, but BART counts positions
+from the left, pads included, and then gives other answers.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +22,8 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from angel_trl.formatting import EncodedMention
+from angel_trl.tree_attention import TreeStep
+from angel_trl.tree_decoder import TreeDecoder
 from angel_trl.trie import NameTrie
 
 NestedTrie = dict[int, "NestedTrie | int"]
@@ -74,6 +79,40 @@ def nested_trie(trie: NameTrie) -> NestedTrie:
                 below.append(level[parent][token])
         level, nodes = below, child[~leaf]
     return root
+
+
+def where_time_goes(run: Callable[[], Any]) -> dict[str, float]:
+    """Seconds that our search spends in its parts, while `run` searches: its own methods with a clock around them.
+
+    The decoder's part includes its attention, which is also told apart.
+    """
+    parts = {
+        "encoder": (TreeDecoder, "_encode"),
+        "decoder": (TreeDecoder, "_forward"),
+        "attention of the decoder": (TreeStep, "attend"),
+        "LM head": (TreeDecoder, "_log_probs"),
+    }
+    seconds = dict.fromkeys([*parts, "all"], 0.0)
+
+    def timed(part: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = plain(*args, **kwargs)
+            seconds[part] += time.perf_counter() - begin
+            return result
+
+        return call
+
+    plain = {part: getattr(owner, name) for part, (owner, name) in parts.items()}
+    try:
+        for part, (owner, name) in parts.items():
+            setattr(owner, name, timed(part, plain[part]))
+        timed("all", run)()
+    finally:
+        for part, (owner, name) in parts.items():
+            setattr(owner, name, plain[part])
+    seconds["everything else"] = seconds["all"] - seconds["encoder"] - seconds["decoder"] - seconds["LM head"]
+    return seconds
 
 
 def longest_name(root: NestedTrie) -> int:

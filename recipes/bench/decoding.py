@@ -28,7 +28,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from baselines import Case, Generate, RowCounter, encode_only, nested_trie, row_seconds  # noqa: E402
+from baselines import (  # noqa: E402
+    Case,
+    Generate,
+    RowCounter,
+    encode_only,
+    nested_trie,
+    row_seconds,
+    where_time_goes,
+)
 from datasets import Dataset  # noqa: E402
 from measure import in_turn, index_costs, names_of, peak_memory, ratio, spread, surroundings  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
@@ -321,6 +329,10 @@ def run(args: BenchmarkArguments, linker: EntityLinker, rows: Dataset) -> dict[s
             "ms_per_mention": {side: spread(values, 1e3) for side, values in seconds[name].items()},
             "floor": floor,
             "times_floor": 1e3 * float(np.median(seconds[name][OURS])) / floor["ms_per_mention"],
+            "where_ms": {
+                part: 1e3 * value / len(case.mentions)
+                for part, value in where_time_goes(partial(our_search, args, case)).items()
+            },
             "best_name": agreement(case, results[name][OURS], results[name][CONSTRAINED]),
         }
         print(table(name, report[name], seconds[name]), flush=True)

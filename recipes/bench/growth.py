@@ -11,7 +11,10 @@ last line, one JSON object; draws `growth.png`.
 
 import json
 import os
+import resource
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -94,6 +97,31 @@ def small_model(device: str) -> BartForConditionalGeneration:
     return BartForConditionalGeneration(config).eval().to(device)
 
 
+def index_names(tokens: NDArray[np.int32], lengths: NDArray[np.int64]) -> tuple[NameTrie, dict[str, float]]:
+    """Build a trie, write it, open it with and without its checksum, and extend it by 100 names; seconds of each."""
+    seconds: dict[str, float] = {}
+
+    def timed(what: str, run: Callable[[], Any]) -> Any:
+        begin = time.perf_counter()
+        result = run()
+        seconds[f"{what}_seconds"] = time.perf_counter() - begin
+        return result
+
+    trie = timed("build", lambda: NameTrie.build_flat(tokens, lengths))
+    # As long as no word of the other names follows itself three times.
+    new = [[SPECIAL] * 3 + [SPECIAL + number, END] for number in range(100)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trie.safetensors"
+        timed("save", lambda: trie.save(path))
+        timed("open", lambda: NameTrie.load(path, verify=False))
+        timed("open_verified", lambda: NameTrie.load(path))
+    names = np.arange(len(lengths), len(lengths) + len(new))
+    timed("extend", lambda: trie.extend(new, names=names, fingerprint=""))
+    # The most this process has held so far, in MB; on Linux ru_maxrss counts kilobytes.
+    seconds["process_peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return trie, seconds
+
+
 def measure(args: GrowthArguments) -> dict[str, Any]:
     """Build the tries, search them, and return what the last line holds."""
     model = small_model(args.device)
@@ -105,12 +133,9 @@ def measure(args: GrowthArguments) -> dict[str, Any]:
         )
         for _ in range(args.mentions)
     ]
-    tries, built = {}, {}
+    tries, costs = {}, {}
     for count in sorted({*args.names, args.names_for_beams}):
-        tokens, lengths = synthetic_names(count)
-        begin = time.perf_counter()
-        tries[count] = NameTrie.build_flat(tokens, lengths)
-        built[count] = time.perf_counter() - begin
+        tries[count], costs[count] = index_names(*synthetic_names(count))
 
     def searches(pairs: dict[int, tuple[int, int]]) -> dict[int, dict[str, float]]:
         runs = {
@@ -127,7 +152,7 @@ def measure(args: GrowthArguments) -> dict[str, Any]:
     for count, row in by_names.items():
         trie = tries[count]
         size = trie.nbytes + trie.index_nbytes
-        row |= {"nodes": trie.num_nodes, "megabytes": size / 1e6, "build_seconds": built[count]}
+        row |= {"nodes": trie.num_nodes, "megabytes": size / 1e6, **costs[count]}
     settings = {"names_for_beams": args.names_for_beams, "beams_for_names": args.beams_for_names}
     settings |= {"mentions": args.mentions, "repeats": args.repeats, "device": args.device}
     return {"by_names": by_names, "by_beams": by_beams, "settings": settings, **surroundings(model.device)}
@@ -137,11 +162,14 @@ def tables(report: dict[str, Any]) -> str:
     """Both series as Markdown tables."""
     settings = report["settings"]
     lines = [
-        f"| names ({settings['beams_for_names']} beams) | nodes | MB | built in, s | ms a mention [min, max] |",
-        "|---:|---:|---:|---:|---:|",
+        f"| names ({settings['beams_for_names']} beams) | nodes | MB | built, s | opened, ms (checked, ms) "
+        "| extended, s | ms a mention [min, max] |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for names, row in report["by_names"].items():
         size = f"{row['nodes']:,} | {row['megabytes']:.1f} | {row['build_seconds']:.2f}"
+        size += f" | {1e3 * row['open_seconds']:.1f} ({1e3 * row['open_verified_seconds']:.0f})"
+        size += f" | {row['extend_seconds']:.2f}"
         lines.append(f"| {names:,} | {size} | {_time(row)} |")
     lines += ["", f"| beams ({settings['names_for_beams']:,} names) | ms a mention [min, max] |", "|---:|---:|"]
     lines += [f"| {beams} | {_time(row)} |" for beams, row in report["by_beams"].items()]

@@ -20,6 +20,7 @@ def table(name: str, case: dict[str, Any], seconds: dict[str, list[float]]) -> s
         f"{case['floor']['ms_per_mention']:.2f} ms that its tokens cost in full batches.\n"
         f"Best name as with constrained generate: {best['same']:.1%}; another, and the likelier: "
         f"{best['ours_likelier']:.1%}; another, and the less likely: {best['theirs_likelier']:.1%}.\n",
+        "Ours, ms a mention: " + ", ".join(f"{part} {ms:.2f}" for part, ms in case["where_ms"].items()) + ".\n",
         "| side | ms a mention, median [min, max] | times ours [min, max] |",
         "|---|---|---|",
     ]
