@@ -180,6 +180,7 @@ class _BatchSearch:
         scores = self._decoder.start(row, self._tokens(child))
         self._arrive(row, mentions, child, np.ones_like(mentions), mentions, scores)
         while len(chosen := self._frontier.select(self._found.kth, *_AT_ONCE)):
+            self._decoder.keep_only(chosen.mention)
             for part in self._parts(chosen):
                 self._extend(part)
         found = self._found

@@ -169,7 +169,6 @@ class TreeDecoder:
             The number of each row's last token, int64 `[rows]`, and the natural logarithm of the probability of each
             token asked for, float32 `[questions]`.
         """
-        self._drop_finished(mention)
         row = np.repeat(np.arange(len(mention)), lengths)
         owner, before = mention[row], self._depth[parent][row]
         depth = before + _counted(lengths) + 1
@@ -190,8 +189,11 @@ class TreeDecoder:
         hidden = self._forward(tokens, self._prefix[owner] + depth - 1, owner, query, slot, visible)
         return numbers, self._log_probs(hidden, asked, asked_tokens)
 
-    def _drop_finished(self, mention: Ints) -> None:
-        """Forget the keys of mentions without rows, once they are the greater part."""
+    def keep_only(self, mention: Ints) -> None:
+        """Say which mentions (int64, ascending, repeated or not) will still be extended.
+
+        The keys of the others are forgotten once they are at least half: moving keys costs more than it saves before.
+        """
         alive = np.flatnonzero(np.bincount(mention))
         if 2 * len(alive) > self._places:
             return

@@ -125,11 +125,14 @@ def test_finished_mentions_leave_the_caches_once_they_are_half(world):
             sizes |= {len(decoder._source), len(decoder._inputs["encoder_hidden_states"])}
         return sizes
 
+    decoder.keep_only(ints(1, 2, 4))
     number, _ = decoder.extend(ints(1, 2, 4), ints(1, 2, 4), ints(5, 6, 7), ints(1, 1, 1), ints(0), ints(3))
     assert places() == {5}
+    decoder.keep_only(ints(2, 4))
     number, found = decoder.extend(ints(2, 4), number[1:], ints(8, 9, 3), ints(1, 2), ints(0, 2), ints(3, 4))
     assert places() == {2}
     assert_expected(found, plain, [(mentions[2], (6, 8), 3), (mentions[4], (7, 9, 3), 4)])
+    decoder.keep_only(ints(4, 4))
     _, found = decoder.extend(ints(4, 4), number[[1, 1]], ints(5, 6), ints(1, 1), ints(0, 1), ints(3, 4))
     assert places() == {1}
     assert_expected(found, plain, [(mentions[4], (7, 9, 3, 5), 3), (mentions[4], (7, 9, 3, 6), 4)])
