@@ -11,6 +11,7 @@ the list is the true top k and is marked `exact`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,6 +25,8 @@ from angel_trl.frontier import Floats, Found, Frontier, Ints, Prefixes
 from angel_trl.restrictions import Restriction
 from angel_trl.tree_decoder import TreeDecoder, evaluating, prepare
 from angel_trl.trie import NameTrie
+
+logger = logging.getLogger(__name__)
 
 RANKINGS = ("sum", "mean")
 # Prefixes of a mention extended in one forward, at least and at most; a quarter of the beam between them. More means
@@ -102,7 +105,6 @@ def search(
 
     Raises:
         ValueError: for a setting out of range, or an architecture that is not supported.
-        FloatingPointError: if the model's probabilities are not numbers.
     """
     if num_beams < 1 or top_k < 1 or batch_size < 1:
         raise ValueError(f"num_beams ({num_beams}), top_k ({top_k}) and batch_size ({batch_size}) must be at least 1.")
@@ -188,6 +190,12 @@ class _BatchSearch:
         there = found.leaf >= 0
         names[there] = self._trie.name(torch.from_numpy(found.leaf[there])).numpy()
         exact = (self._frontier.pruned == -np.inf) | (self._frontier.pruned <= found.kth)
+        if self._decoder.gave_no_numbers:
+            exact[:] = False
+            logger.error(
+                "The model gives probabilities that are not numbers (NaN); names they concern are not found. Its "
+                "weights may have diverged in training, or overflow in float16: use bfloat16 or float32."
+            )
         return Candidates(names, found.score, found.length, exact)
 
     def _parts(self, chosen: Prefixes) -> Iterator[Prefixes]:

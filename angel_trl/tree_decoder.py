@@ -88,6 +88,7 @@ class TreeDecoder:
 
     Attributes:
         tokens_fed: tokens run through the decoder so far.
+        gave_no_numbers: whether a probability was not a number (NaN).
     """
 
     def __init__(self, model: PreTrainedModel, mentions: Sequence[EncodedMention]) -> None:
@@ -111,6 +112,7 @@ class TreeDecoder:
         self._paths = np.full((len(mentions), 0), -1, dtype=np.int64)
         self._slot_positions = np.zeros((len(mentions), 0), dtype=np.int64)
         self.tokens_fed = 0
+        self.gave_no_numbers = False
 
     def _encode(self, sources: Sequence[Sequence[int]]) -> None:
         padded = pad(sources, self._model.config.pad_token_id or 0, self._device)
@@ -137,10 +139,8 @@ class TreeDecoder:
             tokens: int64 `[questions]`, a token after the prefix of each.
 
         Returns:
-            float32 `[questions]`, the natural logarithm of the probability of each token.
-
-        Raises:
-            FloatingPointError: if a probability is not a number; likewise in `extend`.
+            float32 `[questions]`, the natural logarithm of the probability of each token; -inf where the model gives
+            none (NaN).
         """
         mention = np.repeat(np.arange(len(self._prefix)), self._prefix)
         position = _counted(self._prefix)
@@ -290,11 +290,10 @@ class TreeDecoder:
         values = np.empty(len(asked), dtype=np.float32)
         # Rounding must not make a path likelier than its beginning: bounds rely on it.
         values[order] = torch.cat(parts).clamp(max=0).cpu().numpy()
-        if np.isnan(values).any():
-            raise FloatingPointError(
-                "The model gives probabilities that are not numbers (NaN). Its weights may have diverged in training, "
-                "or overflow in float16: use bfloat16 or float32."
-            )
+        not_numbers = np.isnan(values)
+        if not_numbers.any():
+            self.gave_no_numbers = True
+            values[not_numbers] = -np.inf
         return values
 
 

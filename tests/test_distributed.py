@@ -88,4 +88,5 @@ def test_two_processes_write_each_pair_once(world, kind):
     for round in (0, 1):
         rows = pq.read_table(world / f"two-{kind}" / "pairs" / f"round-{round:03d}.parquet").to_pylist()
         keys = [(row["mention_place"], row["rejected_name"]) for row in rows]
-        assert len(keys) == len(set(keys)) > 0
+        assert len(keys) == len(set(keys))
+        assert keys or round == 1, "the first round has pairs; what training left for the second depends on rounding"

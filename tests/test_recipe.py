@@ -170,7 +170,11 @@ GOOD = {"train.txt": MENTION, "dev.txt": MENTION, "test.txt": MENTION}
         (GOOD, "D1||Ataxia\nD2\n", "kb:2: 'D2' is not of the form"),
         (GOOD, "D1||\n", "kb: no (usable concept|known knowledge base format)"),
         (GOOD | {"dev.txt": DOCUMENT}, "D1||Ataxia\n", "dev.txt: split dev is empty"),
-        (GOOD | {"dev.txt": "<xml/>"}, "D1||Ataxia\n", "dev.txt: its name tells dev, but it is not PubTator"),
+        (
+            GOOD | {"dev.txt": "<xml/>"},
+            "D1||Ataxia\n",
+            "dev.txt: its name tells dev, but it is of no known corpus format",
+        ),
         (GOOD | {"test.txt": MENTION + "stray\n"}, "D1||Ataxia\n", "test.txt:4: 'stray' is neither"),
         ({"train.txt": MENTION}, "D1||Ataxia\n", r"lacks the splits \['dev', 'test'\]; it has \['train'\]"),
     ],
