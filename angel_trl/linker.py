@@ -165,7 +165,7 @@ class EntityLinker:
         ids: Iterable[str] | None = None,
         types: Iterable[str] | None = None,
     ) -> Restriction:
-        """A restriction of `link` and `link_batch` to some of the names; see `TargetNames.restrict`.
+        """A restriction of `link` and `link_batch` to some of the names; see `Restrictor.restrict`.
 
         Example:
             >>> linker.link("[WD] in a child.", restriction=linker.restrict(types=["Disease"]))  # doctest: +SKIP

@@ -93,7 +93,19 @@ class Restrictor:
         ids: Iterable[str] | None = None,
         types: Iterable[str] | None = None,
     ) -> Restriction:
-        """The names that meet every condition given; see `TargetNames.restrict`."""
+        """A restriction to the names that meet every condition given; no trie is built.
+
+        A name is allowed if it is in `names` and belongs to a concept that is in `ids` and has one of `types`.
+
+        Args:
+            names: names of the knowledge base, in any spelling that normalises alike.
+            ids: concept ids, primary or alternate; all their names are allowed.
+            types: semantic types; a concept of any of them is allowed.
+
+        Raises:
+            ValueError: for no condition, a name, id or type that the knowledge base does not have, or a restriction
+                that leaves no name.
+        """
         names, ids, types = _listed("names", names), _listed("ids", ids), _listed("types", types)
         given = {"names": names, "ids": ids, "types": types}
         conditions = {key: value for key, value in given.items() if value is not None}

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,31 +106,9 @@ class TargetNames:
         return TargetNames(kb, self.formatter, trie)
 
     @functools.cached_property
-    def _restrictor(self) -> Restrictor:
-        return Restrictor(self.kb, self.trie)
-
-    def restrict(
-        self,
-        *,
-        names: Iterable[str] | None = None,
-        ids: Iterable[str] | None = None,
-        types: Iterable[str] | None = None,
-    ) -> Restriction:
-        """A restriction of the search to some names, for one request or many; no trie is built.
-
-        Args:
-            names: names of the knowledge base, in any spelling that normalises alike.
-            ids: concept ids, primary or alternate; all their names are allowed.
-            types: semantic types; a concept of any of them is allowed.
-
-        Conditions given together must hold together: a name is allowed if it is in `names` and belongs to a concept
-        that is in `ids` and has one of `types`.
-
-        Raises:
-            ValueError: for no condition, a name, id or type that the knowledge base does not have, or a restriction
-                that leaves no name.
-        """
-        return self._restrictor.restrict(names=names, ids=ids, types=types)
+    def restrict(self) -> Callable[..., Restriction]:
+        """Restricts the search to some names, for one request or many: `Restrictor.restrict`."""
+        return Restrictor(self.kb, self.trie).restrict
 
     def concepts(self, name: int, restriction: Restriction | None = None) -> list[int]:
         """Indices of the concepts that bear a name and that the restriction allows."""
