@@ -1,6 +1,6 @@
 """The seam to transformers' attention: layouts in which many rows share one copy of a mention's keys and values.
 
-A layout (`shared_encoder.SharedRows` in training, `tree_attention.TreeStep` in the search) travels to the attention
+A layout (`name_trees.NameTrees` in training, `tree_attention.TreeStep` in the search) travels to the attention
 functions as the keyword argument `layout`; without it nothing changes.
 """
 

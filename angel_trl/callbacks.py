@@ -43,6 +43,7 @@ class PairMiningCallback(TrainerCallback):
             # Of a former run here; left behind, its later rounds would pass for rounds of this one.
             for path in self.path(0).parent.glob("round-*.parquet"):
                 path.unlink()
+        self.trainer.keep_initial()
         # A run resumed from `checkpoint-0` has scored it already.
         if state.best_metric is None:
             self.trainer.keep_start_as_best()
@@ -64,17 +65,19 @@ class PairMiningCallback(TrainerCallback):
             mined = from_parquet(path, trainer.mentions, trainer.args, round)
         else:
             show_progress = state.is_local_process_zero and not args.disable_tqdm
-            mined = mine(
-                trainer.accelerator.unwrap_model(trainer.model),
-                trainer.targets,
-                trainer.mentions,
-                trainer.nearest_gold,
-                trainer.args,
-                round=round,
-                process=trainer.accelerator.process_index,
-                processes=trainer.accelerator.num_processes,
-                progress=f"round {round + 1}/{trainer.args.num_rounds}: mining" if show_progress else None,
-            )
+            with trainer.searched_model() as model:
+                mined = mine(
+                    model,
+                    trainer.targets,
+                    trainer.mentions,
+                    trainer.nearest_gold,
+                    trainer.args,
+                    round=round,
+                    reference=trainer.initial_scorer(model) if trainer.args.reference == "initial" else None,
+                    process=trainer.accelerator.process_index,
+                    processes=trainer.accelerator.num_processes,
+                    progress=f"round {round + 1}/{trainer.args.num_rounds}: mining" if show_progress else None,
+                )
             if state.is_world_process_zero:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # Written aside and renamed, so that a killed run leaves no half a file.

@@ -2,11 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
 from trl import DPOConfig
 
 from angel_trl.pairs import ABSENT_RULES
+
+REFERENCES = ("round", "initial")
+
+_SEARCHED = "dev mentions are linked by search, {mining_batch_size} (mining_batch_size) at a time"
+_TOKENISED = "mentions become token ids by `MentionFormat` (max_words), and batches of names are not padded"
+_NO_REFERENCE_MODEL = (
+    "there is no reference model: its log-probabilities come from mining (`reference` says of which model)"
+)
+_NOISE = "log-probabilities under noise are noise on the mined reference"
+
+REFUSED = {
+    "ld_alpha": "it weights tokens beyond the shared length, but mined log-probabilities are sums over whole names",
+    "sync_ref_model": _NO_REFERENCE_MODEL,
+    "ref_model_mixup_alpha": _NO_REFERENCE_MODEL,
+    "ref_model_sync_steps": _NO_REFERENCE_MODEL,
+    "precompute_ref_batch_size": _NO_REFERENCE_MODEL,
+    "max_steps": "training is counted in rounds: set num_rounds",
+    "disable_dropout": _NOISE,
+    "neftune_noise_alpha": _NOISE,
+    "max_length": _TOKENISED,
+    "truncation_mode": _TOKENISED,
+    "padding_free": _TOKENISED,
+    "pad_to_multiple_of": _TOKENISED,
+    "pad_token": _TOKENISED,
+    "dataset_num_proc": _TOKENISED,
+    "length_column_name": _TOKENISED,
+    "label_names": _TOKENISED,
+    "remove_unused_columns": _TOKENISED,
+    "label_smoothing_factor": "the loss is a preference loss, whose own setting is label_smoothing",
+    "router_aux_loss_coef": "no mixture-of-experts architecture is supported",
+    "trust_remote_code": "only architectures of transformers itself are supported",
+    "per_device_eval_batch_size": _SEARCHED,
+    "prediction_loss_only": _SEARCHED,
+    "eval_accumulation_steps": _SEARCHED,
+    "eval_do_concat_batches": _SEARCHED,
+    "eval_use_gather_object": _SEARCHED,
+    "include_for_metrics": _SEARCHED,
+    "batch_eval_metrics": _SEARCHED,
+    "bf16_full_eval": "evaluation searches in the precision of training: set bf16",
+    "fp16_full_eval": "evaluation searches in the precision of training: set bf16",
+    "eval_on_start": "the model of the start is always evaluated",
+    "fp16": "names are scored by sums of log-probabilities, for which float16 has too small a range: use bf16",
+    "torch_compile": "batches have new shapes at every step, and positions travel with the token ids",
+    "use_liger_kernel": "its kernels replace modules whose log-probabilities have been shown to equal those of mining",
+    "auto_find_batch_size": "the steps of a round follow from the batch size",
+    "average_tokens_across_devices": "the loss is a mean over the pairs of all processes",
+    "dataloader_persistent_workers": "such workers hold the first round's pairs in all later rounds",
+    "ignore_data_skip": "it would repeat steps of a round begun before, and rounds are told by the number of steps",
+    "parallelism_config": "sequences are not split over processes",
+}
+"""Settings of `DPOConfig` that must keep their defaults, and why."""
 
 
 @dataclass
@@ -14,7 +65,8 @@ class AngelConfig(DPOConfig):
     """Configuration of `AngelTrainer`.
 
     Only what is new, or has another default than in `trl.DPOConfig` or `transformers.TrainingArguments`, stands here.
-    One round is one epoch over `mentions_per_round` mentions, so `num_train_epochs` follows from `num_rounds`.
+    One round is one epoch over `mentions_per_round` mentions, so `num_train_epochs` follows from `num_rounds`. All
+    other settings work as in TRL, but for those of `REFUSED`, which must be left alone.
 
     Args:
         num_rounds: rounds of mining and training.
@@ -24,6 +76,10 @@ class AngelConfig(DPOConfig):
         max_pairs_per_mention: most pairs a mention gives in a round.
         absent_gold: what to do when gold is not among the candidates: "nearest" pairs the gold name spelled most like
             the mention with the wrong names, "skip" makes no pair (what the published code does).
+        reference: the model whose log-probabilities preferences are measured against: "round" is that of the round's
+            start, whose come free with mining (the paper's); "initial" that of the first round's start, which scores
+            each pair once.
+        within_types: mine and evaluate among the names of concepts of the mention's own semantic types.
         mining_batch_size: mentions searched together; results do not depend on it.
         early_stopping_patience: rounds without a better dev accuracy after which training stops; None never stops.
     """
@@ -42,6 +98,16 @@ class AngelConfig(DPOConfig):
             "choices": list(ABSENT_RULES),
         },
     )
+    reference: str = field(
+        default="round",
+        metadata={
+            "help": "Preferences are measured against the model of the round's start, or the initial one.",
+            "choices": list(REFERENCES),
+        },
+    )
+    within_types: bool = field(
+        default=False, metadata={"help": "Mine and evaluate among names of the mention's own semantic types."}
+    )
     mining_batch_size: int = field(default=64, metadata={"help": "Mentions searched together."})
     early_stopping_patience: int | None = field(
         default=3, metadata={"help": "Rounds without a better dev accuracy after which training stops."}
@@ -53,7 +119,7 @@ class AngelConfig(DPOConfig):
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Deprecated name of activation_checkpointing; off unless asked for."}
     )
-    bf16: bool | None = field(default=False, metadata={"help": "Train under bfloat16 autocast."})
+    bf16: bool | None = field(default=False, metadata={"help": "Mine and train under bfloat16 autocast."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: after each round."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: after each round."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept beside the best."})
@@ -66,7 +132,11 @@ class AngelConfig(DPOConfig):
     )
 
     def __post_init__(self) -> None:
-        """Check the new settings and refuse those of `DPOConfig` that cannot hold here."""
+        """Check the new settings and refuse those of `DPOConfig` that cannot hold here.
+
+        Raises:
+            ValueError: naming the setting, its value and the reason.
+        """
         for name in ("num_rounds", "num_beams", "mine_top_k", "max_pairs_per_mention", "mining_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -74,43 +144,44 @@ class AngelConfig(DPOConfig):
             raise ValueError(
                 f"mentions_per_round is {self.mentions_per_round}; give a share (0.1) or a count (500) above 0."
             )
-        if self.absent_gold not in ABSENT_RULES:
-            raise ValueError(f"absent_gold is {self.absent_gold!r}; choose one of {', '.join(ABSENT_RULES)}.")
+        for name, choices in (("absent_gold", ABSENT_RULES), ("reference", REFERENCES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}; give rounds of at least 1, or null."
             )
-        if self.ld_alpha is not None:
-            raise ValueError(
-                "ld_alpha weights tokens beyond the shared length, but the reference log-probabilities come from "
-                "mining as whole sums. Leave it unset."
-            )
-        if self.sync_ref_model:
-            raise ValueError(
-                "sync_ref_model needs a reference model in memory, but here the reference is the model of the round's "
-                "start, through the log-probabilities it mined. Leave it off."
-            )
-        if self.max_steps > 0:
-            raise ValueError(f"max_steps is {self.max_steps}; training is counted in rounds: set num_rounds.")
-        if self.dataloader_persistent_workers:
-            raise ValueError(
-                "dataloader_persistent_workers keeps workers that hold the first round's pairs in all later rounds. "
-                "Leave it off."
-            )
-        if self.ignore_data_skip:
-            raise ValueError(
-                "ignore_data_skip would repeat the steps of a round begun before, and rounds are told by the number "
-                "of steps. Leave it off."
-            )
-        if not self.disable_dropout:
-            raise ValueError(
-                "disable_dropout is off, but log-probabilities under dropout are noise on the mined reference. "
-                "Leave it on."
-            )
+        self._refuse()
         self.num_train_epochs = self.num_rounds
         # Makes TRL read the reference log-probabilities from the batch in place of loading a reference model.
         self.precompute_ref_log_probs = True
         super().__post_init__()
+        if self.accelerator_config.dispatch_batches or self.accelerator_config.split_batches:
+            raise ValueError(
+                "accelerator_config asks for dispatch_batches or split_batches, which cut batches into rows, but here "
+                "a batch is a set of mentions. Leave both off."
+            )
+        if (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "activation_checkpointing_kwargs has use_reentrant, with which gradients of what all layers share "
+                "(T5's relative positions) are lost. Leave it out."
+            )
+
+    def _refuse(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+            if setting.name in REFUSED and value != default:
+                reason = REFUSED[setting.name].format(mining_batch_size=self.mining_batch_size)
+                raise ValueError(f"{setting.name} is {value!r} and must be left at {default!r}: {reason}.")
+        if self.num_train_epochs not in (self.num_rounds, type(self).num_train_epochs):
+            raise ValueError(
+                f"num_train_epochs is {self.num_train_epochs}, but a round is an epoch: set num_rounds, leave it out."
+            )
+        if self.use_weighting and "sft" in self.loss_type:
+            raise ValueError("use_weighting with an 'sft' loss fails within TRL: weights are of pairs. Leave one out.")
+        if self.train_sampling_strategy == "group_by_length":
+            raise ValueError("train_sampling_strategy is 'group_by_length', but batches of names are not padded.")
 
     def round_size(self, mentions: int) -> int:
         """Mentions in a round, given how many there are for training."""

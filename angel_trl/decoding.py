@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from angel_trl.architectures import prepare
 from angel_trl.formatting import EncodedMention
 from angel_trl.frontier import Floats, Found, Frontier, Ints, Prefixes
 from angel_trl.restrictions import Restriction
-from angel_trl.tree_decoder import TreeDecoder, evaluating, prepare
+from angel_trl.tree_decoder import TreeDecoder, evaluating
 from angel_trl.trie import NameTrie
 
 logger = logging.getLogger(__name__)

@@ -200,6 +200,18 @@ class MentionFormatter:
             logger.info("%d passages were cut further to fit the model's window of %d tokens", shortened, window)
         return encoded
 
+    def prompt_text(self, mention: EncodedMention) -> str:
+        """Source and prefix as text, for datasets: what a causal model's tokenizer makes the same ids of again.
+
+        A beginning token that the tokenizer would not put there itself is written out.
+        """
+        if self.has_encoder:
+            source = self.tokenizer.decode(mention.source, skip_special_tokens=True)
+            return source + self.tokenizer.decode(mention.prefix[len(self.decoder_start) :])
+        by_itself = self.tokenizer("a")["input_ids"][: len(self.bos)] == self.bos
+        ids = mention.prefix[len(self.bos) :] if by_itself else mention.prefix
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
     def fingerprint(self, names_fingerprint: str) -> str:
         """Identifies the token sequences of the names: the knowledge base's fingerprint and the tokenizer's."""
         backend = json.loads(self.tokenizer.backend_tokenizer.to_str())

@@ -12,23 +12,16 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from angel_trl import __version__
+from angel_trl.architectures import load_model, prepare
 from angel_trl.decoding import Candidates, search
 from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
 from angel_trl.linked import Candidate, Linked, parse_brackets
 from angel_trl.restrictions import Restriction
 from angel_trl.targets import TargetNames
-from angel_trl.tree_decoder import prepare
 from angel_trl.trie import NameTrie
 
 logger = logging.getLogger(__name__)
@@ -124,9 +117,7 @@ class EntityLinker:
                 )
             trie = _load_trie(folder / _TRIE)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        has_encoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
-        auto_class = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
-        model = auto_class.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        model = load_model(str(folder), dtype=dtype, use_safetensors=True)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         mention_format = MentionFormat(**settings.get("mention_format", {}))
         return cls(model, tokenizer, kb, mention_format, trie)

@@ -7,8 +7,9 @@ log-probabilities, so the reference costs nothing; only a gold name that the sea
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from transformers import PreTrainedModel
 
 from angel_trl.config import AngelConfig
 from angel_trl.decoding import Candidates, score_names, search
+from angel_trl.formatting import EncodedMention
 from angel_trl.pairs import Pairs, make_pairs
 from angel_trl.targets import MentionSet, TargetNames
+
+# Mentions and for each the token sequences of names -> for each the log-probabilities of its names.
+Scorer = Callable[[Sequence[EncodedMention], Sequence[Sequence[Sequence[int]]]], Sequence[NDArray[np.float32]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,9 +38,11 @@ class RoundPairs:
         round: 0 for the first.
         rows: int64 `[mentions]`, the training mentions mined, as rows of the training set.
         pairs: the pairs; `pairs.mention` is a place in `rows`.
-        chosen_log_probs: float32 `[pairs]`, the reference's log-probability of the chosen name.
+        chosen_log_probs: float32 `[pairs]`, the reference's log-probability of the chosen name (of the model of the
+            round's start, or of the initial model: `AngelConfig.reference`).
         rejected_log_probs: float32 `[pairs]`, likewise of the rejected name.
-        metrics: counts, shares (percent) and speed of the mining.
+        metrics: counts, shares (percent) and speed of the mining, and the mean margin: the reference's log-probability
+            of the chosen name less that of the rejected one.
     """
 
     round: int
@@ -69,6 +76,7 @@ def mine(
     args: AngelConfig,
     *,
     round: int,
+    reference: Scorer | None = None,
     process: int = 0,
     processes: int = 1,
     progress: str | None = None,
@@ -82,32 +90,37 @@ def mine(
         nearest_gold: int64, for each training mention the gold name spelled most like it, -1 for none.
         args: settings of mining; `args.seed` and `args.mentions_per_round` decide which mentions are mined.
         round: 0 for the first.
+        reference: log-probabilities of names by another reference than `model`, as `score_names` gives them.
         process: this process.
         processes: how many there are.
         progress: text of a progress bar, None for none.
     """
     begin = time.perf_counter()
     rows = round_rows(len(mentions), args.round_size(len(mentions)), round, args.seed)
-    mine_here = rows[process::processes]
+    share = mentions.subset(rows[process::processes])
     found = search(
         model,
         targets.trie,
-        [mentions.encoded[row] for row in mine_here],
+        share.encoded,
         num_beams=args.num_beams,
         top_k=args.mine_top_k,
         batch_size=args.mining_batch_size,
+        restrictions=targets.within_types(share.types) if args.within_types else None,
         progress=progress,
     )
-    is_gold = mentions.subset(mine_here).is_gold(found.names, targets.kb)
+    is_gold = share.is_gold(found.names, targets.kb)
     pairs = make_pairs(
         found.names,
         is_gold,
-        nearest_gold[mine_here],
+        nearest_gold[rows[process::processes]],
         top_k=args.mine_top_k,
         max_pairs=args.max_pairs_per_mention,
         absent=args.absent_gold,
     )
-    chosen, rejected = _reference_log_probs(model, targets, [mentions.encoded[row] for row in mine_here], found, pairs)
+    # What the search scored need not be scored again, unless another model is the reference.
+    known = found if reference is None else None
+    scorer = reference or functools.partial(score_names, model, batch_size=args.mining_batch_size)
+    chosen, rejected = _reference_log_probs(scorer, targets, share.encoded, pairs, known)
     at_0, in_top = is_gold[:, 0], is_gold.any(axis=1)
     shares = [
         {
@@ -123,18 +136,32 @@ def mine(
 
 
 def _reference_log_probs(
-    model: PreTrainedModel, targets: TargetNames, encoded: Sequence[Any], found: Candidates, pairs: Pairs
+    score: Scorer,
+    targets: TargetNames,
+    encoded: Sequence[EncodedMention | None],
+    pairs: Pairs,
+    found: Candidates | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    rejected = found.log_probs[pairs.mention, pairs.rejected_rank]
-    chosen = found.log_probs[pairs.mention, np.maximum(pairs.chosen_rank, 0)]
-    # All pairs of a mention share the chosen name, so one score a mention will do.
-    absent = np.unique(pairs.mention[pairs.chosen_rank < 0])
-    name_of = dict(zip(pairs.mention.tolist(), pairs.chosen.tolist(), strict=True))
-    names = [[targets.sequences[name_of[int(mention)]]] for mention in absent]
-    scored = dict(zip(absent.tolist(), score_names(model, [encoded[m] for m in absent], names), strict=True))
-    for place in np.flatnonzero(pairs.chosen_rank < 0):
-        chosen[place] = scored[int(pairs.mention[place])][0]
-    return chosen, rejected
+    """Log-probabilities of both names of each pair: from the search that found them, else by `score`, each once."""
+    sides = []
+    for name, rank in ((pairs.chosen, pairs.chosen_rank), (pairs.rejected, pairs.rejected_rank)):
+        values = np.full(len(pairs), np.nan, dtype=np.float32)
+        if found is not None:
+            values = np.where(rank >= 0, found.log_probs[pairs.mention, np.maximum(rank, 0)], values)
+        sides.append((name, values))
+    asked: dict[int, dict[int, int]] = {}
+    for name, values in sides:
+        for place in np.flatnonzero(np.isnan(values)):
+            own = asked.setdefault(int(pairs.mention[place]), {})
+            own.setdefault(int(name[place]), len(own))
+    names = [[targets.sequences[name] for name in own] for own in asked.values()]
+    wanted = [mention for row in asked if (mention := encoded[row]) is not None]
+    scored = dict(zip(asked, score(wanted, names), strict=True)) if asked else {}
+    for name, values in sides:
+        for place in np.flatnonzero(np.isnan(values)):
+            row = int(pairs.mention[place])
+            values[place] = scored[row][asked[row][int(name[place])]]
+    return sides[0][1], sides[1][1]
 
 
 def _merge(round: int, rows: NDArray[np.int64], shares: Sequence[dict[str, Any]], seconds: float) -> RoundPairs:
@@ -155,6 +182,7 @@ def _merge(round: int, rows: NDArray[np.int64], shares: Sequence[dict[str, Any]]
         "gold_absent": 100 * absent / count,
         "exact": 100 * exact / count,
         "pairs": len(order),
+        "margin": float((chosen - rejected).mean()) if len(order) else 0.0,
         "mentions_per_second": count / seconds,
         "seconds": seconds,
     }
@@ -183,8 +211,8 @@ PAIR_FEATURES = Features(
         "rejected_rank": Value("int32"),
         "chosen_log_prob": Value("float32"),
         "rejected_log_prob": Value("float32"),
-        "chosen_ids": List(Value("string")),
-        "rejected_ids": List(Value("string")),
+        "chosen_concept_ids": List(Value("string")),
+        "rejected_concept_ids": List(Value("string")),
     }
 )
 """The columns of a round's parquet file; see `to_dataset`."""
@@ -195,14 +223,13 @@ def to_dataset(mined: RoundPairs, targets: TargetNames, mentions: MentionSet) ->
 
     Further columns: `mention_id`, `mention_row` (row of the training set), `mention_place` (place among the mentions
     of the round), `round`, the name indices, ranks and log-probabilities of both names, and their concept ids.
+
+    A decoder-only model can be trained on these columns by TRL's own `DPOTrainer`, which makes the same token ids of
+    them. Not so an encoder-decoder one: that trainer would feed prompt and name to its encoder without a word.
     """
     kb, pairs = targets.kb, mined.pairs
-    tokenizer = targets.formatter.tokenizer
     row = mined.rows[pairs.mention]
-    prompts: dict[int, str] = {}
-    for r in np.unique(row).tolist():
-        source, prefix = mentions.encoded[r].source, mentions.encoded[r].prefix
-        prompts[r] = tokenizer.decode(source, skip_special_tokens=True) + tokenizer.decode(prefix[1:])
+    prompts = {r: targets.formatter.prompt_text(mentions.encoded[r]) for r in np.unique(row).tolist()}
     return Dataset.from_dict(
         {
             "prompt": [prompts[r] for r in row.tolist()],
@@ -218,8 +245,8 @@ def to_dataset(mined: RoundPairs, targets: TargetNames, mentions: MentionSet) ->
             "rejected_rank": pairs.rejected_rank,
             "chosen_log_prob": mined.chosen_log_probs,
             "rejected_log_prob": mined.rejected_log_probs,
-            "chosen_ids": [list(kb.ids_of_name(name)) for name in pairs.chosen],
-            "rejected_ids": [list(kb.ids_of_name(name)) for name in pairs.rejected],
+            "chosen_concept_ids": [list(kb.ids_of_name(name)) for name in pairs.chosen],
+            "rejected_concept_ids": [list(kb.ids_of_name(name)) for name in pairs.rejected],
         },
         features=PAIR_FEATURES,
     )
@@ -235,7 +262,7 @@ def from_parquet(path: str | Path, mentions: MentionSet, args: AngelConfig, roun
     rows = round_rows(len(mentions), args.round_size(len(mentions)), round, args.seed)
     ours = set(PAIR_FEATURES) <= set(table.column_names)
     if ours:
-        column = {name: table[name].to_numpy() for name in PAIR_FEATURES if not name.endswith("_ids")}
+        column = {name: table[name].to_numpy() for name in PAIR_FEATURES if not name.endswith("_concept_ids")}
         place, row = column["mention_place"], column["mention_row"]
         ours = bool(
             (column["round"] == round).all()

@@ -21,8 +21,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from angel_trl.collator import PositiveCollator, PositiveExample
 from angel_trl.evaluation import evaluate_linking
-from angel_trl.shared_encoder import add_mention_batches
+from angel_trl.mention_batches import add_mention_batches
 from angel_trl.targets import MentionSet, TargetNames
+from angel_trl.whole_model import WholeModel
 
 
 @dataclass
@@ -65,7 +66,7 @@ class PositiveTrainer(Seq2SeqTrainer):
     """Trains a model to produce right names (ANGEL, section 3.2): each mention with the names given for it.
 
     Args:
-        model: an encoder-decoder model.
+        model: an encoder-decoder or decoder-only model.
         args: the configuration.
         examples: mentions with the names to learn.
         targets: names and formatter.
@@ -102,13 +103,14 @@ class PositiveTrainer(Seq2SeqTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.whole_model = WholeModel(self.accelerator, self.model)
         add_mention_batches(self.model)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
     def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> LengthGroupedSampler:
         # Batches of similar length waste little on padding.
-        lengths = [len(example.mention.source) for example in self.train_dataset.examples]
+        lengths = [len(example.mention.source or example.mention.prefix) for example in self.train_dataset.examples]
         # A generator of its own, so that all processes draw the same order whatever else they draw.
         generator = torch.Generator().manual_seed(self.args.seed)
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -118,7 +120,7 @@ class PositiveTrainer(Seq2SeqTrainer):
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """Label-smoothed cross-entropy, a mean over the tokens of the names."""
-        logits, labels, _ = model(**inputs)
+        logits, labels = model(**inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
         return (loss, logits) if return_outputs else loss
 
@@ -131,13 +133,16 @@ class PositiveTrainer(Seq2SeqTrainer):
         """Link the dev mentions with the constrained search and score the answers, in percent."""
         if self.eval_mentions is None:
             raise ValueError("This trainer was given no eval_mentions.")
-        result = evaluate_linking(
-            self.accelerator.unwrap_model(self.model),
-            self.targets,
-            self.eval_mentions,
-            num_beams=self.args.num_beams,
-            batch_size=self.args.per_device_eval_batch_size,
-        )
+        with self.whole_model() as model, self.accelerator.autocast():
+            result = evaluate_linking(
+                model,
+                self.targets,
+                self.eval_mentions,
+                num_beams=self.args.num_beams,
+                batch_size=self.args.per_device_eval_batch_size,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            )
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in result.metrics.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

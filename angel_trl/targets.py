@@ -110,6 +110,21 @@ class TargetNames:
         """Restricts the search to some names, for one request or many: `Restrictor.restrict`."""
         return Restrictor(self.kb, self.trie).restrict
 
+    def within_types(self, types: Iterable[tuple[str, ...]]) -> list[Restriction | None]:
+        """For each mention the restriction to concepts of its semantic types.
+
+        Types that the knowledge base does not have are left out; a mention of which none is left is not restricted.
+        """
+        known = {kind for concept in self.kb.concepts for kind in concept.types}
+        made: dict[tuple[str, ...], Restriction | None] = {(): None}
+        found = []
+        for own in types:
+            of_kb = tuple(sorted(known.intersection(own)))
+            if of_kb not in made:
+                made[of_kb] = self.restrict(types=of_kb)
+            found.append(made[of_kb])
+        return found
+
     def concepts(self, name: int, restriction: Restriction | None = None) -> list[int]:
         """Indices of the concepts that bear a name and that the restriction allows."""
         found = self.kb.concepts_of_name(name)
@@ -175,6 +190,7 @@ class MentionSet:
         encoded: token ids; None where the mention is longer than the model's window.
         references: gold ids, all-of lists of any-of ids, each id replaced by its concept's primary ids where known.
         gold: gold concept indices in the knowledge base, of all parts and alternatives; empty if unknown there.
+        types: semantic types.
         report: how many mentions were read, used, and skipped or kept for which reason.
     """
 
@@ -184,6 +200,7 @@ class MentionSet:
     encoded: list[EncodedMention | None]
     references: list[list[list[str]]]
     gold: list[tuple[int, ...]]
+    types: list[tuple[str, ...]]
     report: dict[str, int]
 
     def __len__(self) -> int:
@@ -199,6 +216,7 @@ class MentionSet:
             encoded=[self.encoded[row] for row in rows],
             references=[self.references[row] for row in rows],
             gold=[self.gold[row] for row in rows],
+            types=[self.types[row] for row in rows],
             report=self.report,
         )
 
@@ -276,6 +294,7 @@ def prepare_mentions(
         encoded=list(encoded),
         references=references,
         gold=gold,
+        types=[tuple(row.get("types", ())) for row in rows],
         report=dict(counts),
     )
     return whole.subset(keep)

@@ -1,15 +1,17 @@
 """AngelTrainer: negative-aware training on TRL's DPOTrainer.
 
 The seam to TRL, all of it: `_prepare_dataset` and `_precompute_ref_logps` (nothing to prepare: batches are made of
-mentions, reference log-probabilities are mined), `compute_loss` (the loss itself is TRL's), `evaluate` (by search),
-and transformers' `_get_num_items_in_batch` (counts pairs), `_determine_best_metric` and `_save_checkpoint` (called to
-keep the model of the start). Tested with TRL 1.16.
+mentions, reference log-probabilities are mined), `compute_loss` (the loss itself is TRL's, and so is its fused head:
+`preference_head`), `evaluate` (by search), the attributes `loss_weights` and `_metrics`; and transformers'
+`_get_num_items_in_batch` (counts pairs), `_determine_best_metric` and `_save_checkpoint` (called to keep the model of
+the start). Tested with TRL 1.15 and 1.16.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from accelerate.utils import gather as accelerate_gather
 from accelerate.utils import pad_across_processes
 from datasets import Dataset
 from transformers import (
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -28,15 +29,21 @@ from transformers import (
 )
 from trl import DPOTrainer
 
+from angel_trl.architectures import has_logits_bias, load_model, turn_off_dropout
 from angel_trl.callbacks import PairMiningCallback
 from angel_trl.collator import PairCollator, RoundDataset, first_or_none
 from angel_trl.config import AngelConfig
+from angel_trl.decoding import score_names
 from angel_trl.evaluation import evaluate_linking
 from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import KnowledgeBase
+from angel_trl.linker import EntityLinker
+from angel_trl.mention_batches import add_mention_batches
 from angel_trl.mentions import validate_mentions
-from angel_trl.shared_encoder import add_mention_batches, turn_off_dropout
+from angel_trl.mining import Scorer
+from angel_trl.preference_head import RowHead
 from angel_trl.targets import MentionSet, NearestNames, TargetNames, prepare_mentions
+from angel_trl.whole_model import WholeModel, base_model, without_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +56,7 @@ class AngelTrainer(DPOTrainer):
     model of the round's start. One `train()` runs all rounds under one learning-rate schedule.
 
     Args:
-        model: an encoder-decoder model trained on right names, or its path or Hub id.
+        model: an encoder-decoder or decoder-only model trained on right names, or its path or Hub id.
         args: the configuration.
         train_dataset: mentions (see `angel_trl.mentions.MENTION_FEATURES`).
         eval_dataset: dev mentions, by whose accuracy the best model is kept.
@@ -58,10 +65,12 @@ class AngelTrainer(DPOTrainer):
         mention_format: choices of the input format.
         callbacks: further callbacks.
         optimizers: optimizer and scheduler, if not those of `args`.
-        peft_config: adapter to train on top of the frozen model.
+        peft_config: adapter to train on top of the frozen model; of any kind that leaves the tokens as they are
+            (LoRA and its kin, not prompt or prefix tuning).
 
     Raises:
-        ValueError: for an unsupported architecture or datasets without usable mentions.
+        ValueError: for an unsupported architecture, adapter or way of distribution, or datasets without usable
+            mentions.
     """
 
     _tag_names = ["trl", "dpo", "angel"]
@@ -84,14 +93,17 @@ class AngelTrainer(DPOTrainer):
         peft_config: Any = None,
     ) -> None:
         if isinstance(model, str):
-            options = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
+            options = dict(args.model_init_kwargs or {})
             processing_class = processing_class or AutoTokenizer.from_pretrained(
                 model, revision=options.get("revision")
             )
-            model = AutoModelForSeq2SeqLM.from_pretrained(model, **options)
+            model = load_model(model, **options)
             args.model_init_kwargs = None
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
+        if processing_class.pad_token is None:
+            processing_class.pad_token = processing_class.eos_token
+        _refuse(model, peft_config)
         turn_off_dropout(model)
         validate_mentions(train_dataset)
         validate_mentions(eval_dataset)
@@ -111,10 +123,15 @@ class AngelTrainer(DPOTrainer):
             optimizers=optimizers,
             peft_config=peft_config,
         )
-        add_mention_batches(self.model)
-        self.train_dataset = RoundDataset(args.round_size(len(self.mentions)))
+        self.whole_model = WholeModel(self.accelerator, self.model)
+        base = base_model(self.model)
+        add_mention_batches(base, RowHead(base, weighting=args.use_weighting))
+        a_step = args.per_device_train_batch_size * max(1, args.n_gpu) * self.accelerator.num_processes
+        self.train_dataset = RoundDataset(args.round_size(len(self.mentions)), multiple_of=a_step)
         # Processes hold unequal numbers of pairs, and TRL gathers a value a pair for its metrics.
         self.accelerator.gather = self._gather_unequal
+        self._without_pairs = False
+        self._chosen_tokens = 0
         self.add_callback(PairMiningCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
@@ -126,15 +143,19 @@ class AngelTrainer(DPOTrainer):
         return dataset
 
     def _gather_unequal(self, tensor: Any) -> Any:
-        if self.accelerator.num_processes > 1 and torch.is_tensor(tensor) and tensor.ndim == 1:
-            tensor = pad_across_processes(tensor.float(), pad_index=float("nan"))
-            gathered = accelerate_gather(tensor)
-            return gathered[~gathered.isnan()]
-        return accelerate_gather(tensor)
+        """Gather a value a pair from all processes; what stands in for the pairs of an empty batch is left out."""
+        if not (torch.is_tensor(tensor) and tensor.ndim == 1):
+            return accelerate_gather(tensor)
+        if self._without_pairs:
+            tensor = torch.full_like(tensor, float("nan"), dtype=torch.float32)
+        if self.accelerator.num_processes > 1:
+            tensor = accelerate_gather(pad_across_processes(tensor.float(), pad_index=float("nan")))
+        return tensor[~tensor.isnan()]
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        pairs = torch.stack([batch["pair_count"] for batch in batch_samples]).sum().to(device)
-        return accelerate_gather(pairs[None]).sum()
+        counts = torch.stack([torch.stack([b["pair_count"], _chosen_tokens(b)]) for b in batch_samples]).sum(0)
+        pairs, self._chosen_tokens = accelerate_gather(counts.to(device)[None]).sum(0)
+        return pairs
 
     def compute_loss(
         self,
@@ -143,16 +164,44 @@ class AngelTrainer(DPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        """TRL's loss, as a mean over all pairs of the accumulated batch on all processes (zero if there are none)."""
-        inputs = dict(inputs)
+        """TRL's loss, as a mean over all pairs of the accumulated batch on all processes (zero if there are none).
+
+        The cross-entropy of an "sft" in the mix is likewise a mean over all tokens of all chosen names.
+
+        Raises:
+            ValueError: for `return_outputs`, whose logits are never made.
+        """
+        if return_outputs:
+            raise ValueError("return_outputs is not supported: the loss never holds the logits of all tokens.")
+        tokens, inputs = _chosen_tokens(inputs), dict(inputs)
         pairs = inputs.pop("pair_count")
-        # The decoder's sequence is what TRL scores; the encoder's input and the sharing travel beside it.
-        loss = super().compute_loss(model, inputs, return_outputs)
-        if num_items_in_batch is None:
-            return loss
-        # Distributed training averages gradients over processes, hence the factor.
-        share = pairs * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
-        return (loss[0] * share, loss[1]) if return_outputs else loss * share
+        self._without_pairs = bool(pairs == 0)
+        weights = self.loss_weights
+        share = torch.ones_like(pairs)
+        if num_items_in_batch is not None:
+            # Distributed training averages gradients over processes, hence the factor.
+            share = pairs * self.accelerator.num_processes / num_items_in_batch.clamp(min=1)
+            # TRL takes the mean over the tokens of this batch alone, which counts by its tokens, not its pairs.
+            of_sft = tokens * self.accelerator.num_processes / max(1, self._chosen_tokens) / share if pairs else 1.0
+            self.loss_weights = [
+                weight * of_sft if kind == "sft" else weight
+                for kind, weight in zip(self.loss_types, weights, strict=True)
+            ]
+        try:
+            loss = super().compute_loss(model, inputs)
+        finally:
+            self.loss_weights = weights
+        self._forget_what_no_pair_gave()
+        return loss * share
+
+    def _forget_what_no_pair_gave(self) -> None:
+        """Drop metrics of a step in which no process had a pair."""
+        logged = self._metrics["train" if self.model.training else "eval"]
+        for key in [key for key, values in logged.items() if key.startswith(("rewards/", "logps/"))]:
+            if logged[key] and logged[key][-1] != logged[key][-1]:
+                logged[key].pop()
+            if not logged[key]:
+                del logged[key]
 
     def evaluate(
         self,
@@ -162,20 +211,63 @@ class AngelTrainer(DPOTrainer):
     ) -> dict[str, float]:
         """Link the dev mentions, or those given, with the constrained search and score the answers, in percent."""
         mentions = self.eval_mentions if eval_dataset is None else prepare_mentions(eval_dataset, self.targets)
-        result = evaluate_linking(
-            self.accelerator.unwrap_model(self.model),
-            self.targets,
-            mentions,
-            num_beams=self.args.num_beams,
-            top_k=5,
-            batch_size=self.args.mining_batch_size,
-        )
+        with self.searched_model() as model:
+            result = evaluate_linking(
+                model,
+                self.targets,
+                mentions,
+                num_beams=self.args.num_beams,
+                top_k=5,
+                batch_size=self.args.mining_batch_size,
+                within_types=self.args.within_types,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+            )
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in result.metrics.items()}
         # TRL tells by the model's mode whose metrics these are; in training mode it would add those of training.
         self.model.eval()
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    @contextmanager
+    def searched_model(self) -> Iterator[PreTrainedModel]:
+        """The model as it is now, whole and in the precision of training; entered by all processes at once."""
+        with self.whole_model() as model, self.accelerator.autocast():
+            yield model
+
+    @property
+    def _initial(self) -> Path:
+        return Path(self.args.output_dir) / "initial"
+
+    def keep_initial(self) -> None:
+        """Write the model as it is beside the checkpoints, for `reference="initial"`; called by all processes."""
+        if self.args.reference == "initial" and not hasattr(self.model, "peft_config"):
+            with self.whole_model() as model:
+                if self.is_world_process_zero():
+                    model.save_pretrained(self._initial)
+            self.accelerator.wait_for_everyone()
+
+    def initial_scorer(self, model: PreTrainedModel) -> Scorer:
+        """What scores names by the initial model: `model` without its adapters, else the model kept, while it scores.
+
+        Args:
+            model: the model as it is now, whole.
+        """
+
+        def score(*names_of_mentions: Any) -> Any:
+            if hasattr(self.model, "peft_config"):
+                with without_adapters(model):
+                    return score_names(model, *names_of_mentions, batch_size=self.args.mining_batch_size)
+            if not self._initial.is_dir():
+                raise FileNotFoundError(
+                    f"reference is 'initial', but the initial model {self._initial} is gone. Start afresh, or put the "
+                    "model there that the run was begun with."
+                )
+            initial = load_model(str(self._initial), dtype=model.dtype).to(model.device)
+            return score_names(initial, *names_of_mentions, batch_size=self.args.mining_batch_size)
+
+        return score
 
     def keep_start_as_best(self) -> None:
         """Evaluate and save the model as it is, so that "best" starts with the model training started from."""
@@ -185,3 +277,41 @@ class AngelTrainer(DPOTrainer):
             # transformers takes a best step of 0 for none. Set first, lest old checkpoints there displace this one.
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / "checkpoint-0")
             self._save_checkpoint(self.model, trial=None)
+
+    def save_linker(self, folder: str | Path) -> None:
+        """Save the model, its tokenizer, names and format as an `EntityLinker`; called by all processes.
+
+        Args:
+            folder: where to.
+        """
+        with self.whole_model() as model:
+            if self.is_world_process_zero():
+                formatter = self.targets.formatter
+                linker = EntityLinker(model, formatter.tokenizer, self.targets.kb, formatter.format, self.targets.trie)
+                linker.save_pretrained(folder)
+        self.accelerator.wait_for_everyone()
+
+
+def _chosen_tokens(batch: dict[str, Any]) -> torch.Tensor:
+    """How many tokens the chosen names of a batch have; none for what stands in for pairs."""
+    mask = batch["completion_mask"]
+    return mask[: len(mask) // 2].sum() * (batch["pair_count"] > 0)
+
+
+def _refuse(model: PreTrainedModel, peft_config: Any) -> None:
+    """Say what cannot be trained, and what can in its place."""
+    if hasattr(model, "peft_config"):
+        raise ValueError(
+            "The model has adapters already, and mining would not know the reference. Merge them "
+            "(model.merge_and_unload()) and give a peft_config for new ones."
+        )
+    if getattr(peft_config, "is_prompt_learning", False):
+        raise ValueError(
+            f"peft_config is a {type(peft_config).__name__}: prompt learning puts tokens before those that the search "
+            "scores. Use LoRA or another adapter of the weights."
+        )
+    if has_logits_bias(model):
+        raise ValueError(
+            "The model's final_logits_bias is not zero, which TRL's language-model head leaves out. Set it to zero "
+            "and train on right names first."
+        )

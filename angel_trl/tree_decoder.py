@@ -8,7 +8,6 @@ one or more tokens at a time in one forward over the tokens that are new.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,19 +16,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
-from angel_trl.attention import accept_layouts
+from angel_trl.architectures import has_logits_bias, lm_logits, relative_attention, relative_bias, run_decoder
 from angel_trl.formatting import EncodedMention
-from angel_trl.shared_encoder import lm_logits, pad
+from angel_trl.name_trees import pad
 from angel_trl.tree_attention import TreeCache, TreeStep
 
 # Logits computed at a time: 32 MB in float32.
 _LOGITS_AT_ONCE = 2**23
-
-# Architectures that can be searched; each is covered by a test against the stock forward.
-SEARCHED_MODEL_TYPES = ("bart", "mbart", "t5", "mt5", "gpt2", "llama", "mistral", "qwen2", "qwen3")
-_LEARNED_POSITIONS = ("bart", "mbart")
-_POSITIONS = "angel_positions"
-_LOCK = threading.Lock()  # threads may share a model
 
 Ints = NDArray[np.int64]
 
@@ -51,31 +44,6 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def prepare(model: PreTrainedModel) -> None:
-    """Let `model` be run by `TreeDecoder`; what else it computes does not change.
-
-    An eager attention becomes SDPA, which computes the same and returns no attention weights.
-
-    Raises:
-        ValueError: for an architecture for which this has not been shown to be exact.
-    """
-    accept_layouts(model, SEARCHED_MODEL_TYPES)
-    if model.config.model_type in _LEARNED_POSITIONS:
-        embedding = model.get_decoder().embed_positions
-        with _LOCK:
-            if _with_positions not in embedding._forward_pre_hooks.values():
-                embedding.register_forward_pre_hook(_with_positions, with_kwargs=True)
-
-
-def _with_positions(module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-    """BART counts positions itself and takes no others: they come with the token ids and are put right here.
-
-    With the ids, and not with the module, so that threads can share a model.
-    """
-    positions = args[0].__dict__.pop(_POSITIONS, None)
-    return None if positions is None else (args, {**kwargs, "position_ids": positions})
-
-
 class TreeDecoder:
     """The hypotheses of a batch of mentions, extended step by step.
 
@@ -83,7 +51,7 @@ class TreeDecoder:
     mention's prefix; tokens are numbered on from there in the order in which they are fed.
 
     Args:
-        model: prepared by `prepare`, in evaluation mode.
+        model: prepared by `architectures.prepare`, in evaluation mode.
         mentions: the batch.
 
     Attributes:
@@ -101,8 +69,7 @@ class TreeDecoder:
         self._source: torch.Tensor | None = None
         if model.config.is_encoder_decoder:
             self._encode([mention.source for mention in mentions])
-        bias = getattr(model, "final_logits_bias", None)
-        self._has_bias = bias is not None and bool(bias.any())
+        self._has_bias = has_logits_bias(model)
         # Row of the caches where each mention stands; they lose mentions as these finish.
         self._place = np.arange(len(mentions))
         self._places = len(mentions)
@@ -115,7 +82,7 @@ class TreeDecoder:
         self.gave_no_numbers = False
 
     def _encode(self, sources: Sequence[Sequence[int]]) -> None:
-        padded = pad(sources, self._model.config.pad_token_id or 0, self._device)
+        padded = _upload(pad(sources, self._model.config.pad_token_id or 0), self._device)
         lengths = _upload(np.array([len(source) for source in sources]), self._device)
         mask = torch.arange(padded.shape[1], device=self._device)[None, :] < lengths[:, None]
         states = self._model.get_encoder()(input_ids=padded, attention_mask=mask.long()).last_hidden_state
@@ -238,28 +205,13 @@ class TreeDecoder:
             longest=int(positions.max()) + 1,
         )
         self._cache.expect(step)
-        decoder = self._model.get_decoder()
-        # A mask of four dimensions is passed on as it is, which keeps models from making their own.
-        no_mask = visible[:1, :, :1, :1]
-        inputs = {**self._inputs, "attention_mask": no_mask, "use_cache": True, "layout": step}
-        if self._source is not None:
-            inputs["encoder_attention_mask"] = no_mask
-        input_ids = index[:1]
-        if self._model.config.model_type in _LEARNED_POSITIONS:
-            setattr(input_ids, _POSITIONS, index[1])
-        elif step.bias is None:
-            inputs["position_ids"] = index[1:2]
-        hidden = decoder(input_ids=input_ids, **inputs).last_hidden_state[0]
-        if hasattr(input_ids, _POSITIONS):
-            raise RuntimeError("Positions did not reach the decoder's embedding: is something copying the token ids?")
-        return hidden
+        return run_decoder(self._model, index[:1], index[1:2], step, **self._inputs, use_cache=True)
 
     def _relative_bias(
         self, place: Ints, query: Ints, slot: Ints, positions: Ints, visible: torch.Tensor
     ) -> torch.Tensor | None:
         """T5's bias for the distance between two tokens of a path, `[mentions, heads, queries, slots]`."""
-        attention = _relative_attention(self._model)
-        if attention is None:
+        if relative_attention(self._model) is None:
             return None
         slots = visible.shape[-1]
         if self._slot_positions.shape[1] < slots:
@@ -269,13 +221,7 @@ class TreeDecoder:
         own = np.zeros((len(visible), visible.shape[2]), dtype=np.int64)
         own[place, query] = positions
         distance = _upload(self._slot_positions[:, None, :slots] - own[:, :, None], self._device)
-        buckets = attention._relative_position_bucket(
-            distance,
-            bidirectional=False,
-            num_buckets=attention.relative_attention_num_buckets,
-            max_distance=attention.relative_attention_max_distance,
-        )
-        return attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
+        return relative_bias(self._model, distance)
 
     def _log_probs(self, hidden: torch.Tensor, asked: Ints, tokens: Ints) -> NDArray[np.float32]:
         """Log-probability of `tokens` after the states `asked`: the one transfer of a step from the device."""
@@ -295,13 +241,6 @@ class TreeDecoder:
             self.gave_no_numbers = True
             values[not_numbers] = -np.inf
         return values
-
-
-def _relative_attention(model: PreTrainedModel) -> Any:
-    """The decoder's module that holds T5's relative position bias; None for other architectures."""
-    block = getattr(model.get_decoder(), "block", None)
-    attention = block[0].layer[0].SelfAttention if block is not None else None
-    return attention if getattr(attention, "has_relative_attention_bias", False) else None
 
 
 def _counted(lengths: Ints) -> Ints:

@@ -33,9 +33,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from angel_trl.architectures import MODEL_TYPES
 from angel_trl.decoding import score_names, search
 from angel_trl.formatting import EncodedMention
-from angel_trl.tree_decoder import SEARCHED_MODEL_TYPES
 from angel_trl.trie import NameTrie
 
 BOS, PAD, END, VOCABULARY = 0, 1, 2, 60
@@ -142,7 +142,7 @@ def world(request, names):
 
 
 def test_the_architectures_covered_are_those_that_can_be_searched():
-    assert {config.model_type for _, config, _ in ARCHITECTURES.values()} == set(SEARCHED_MODEL_TYPES)
+    assert {config.model_type for _, config, _ in ARCHITECTURES.values()} == set(MODEL_TYPES)
 
 
 def test_the_models_are_far_from_indifferent_to_names_and_mentions(world):

@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from angel_trl import decoding, tree_decoder
+from angel_trl.architectures import prepare
 from angel_trl.decoding import search
 from angel_trl.formatting import EncodedMention
 from angel_trl.tree_attention import TreeCache
-from angel_trl.tree_decoder import TreeDecoder, prepare
+from angel_trl.tree_decoder import TreeDecoder
 from angel_trl.trie import NameTrie
 
 END, VOCABULARY = 2, 30

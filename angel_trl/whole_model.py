@@ -1,0 +1,85 @@
+"""The model as one process can search, score and save it, however its training is distributed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator, DistributedType
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+
+def base_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model within a model that may carry adapters (which stay in its layers)."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+class WholeModel:
+    """Gives the model of a trainer with all its weights on this process, for all processes at once.
+
+    Processes search for unequal numbers of steps, so nothing within may wait for another process. Where FSDP shards
+    the weights, that takes a copy of them, in memory for as long as it is used.
+
+    Args:
+        accelerator: of the trainer.
+        model: of the trainer, not yet distributed.
+
+    Raises:
+        ValueError: for a way of distribution under which this is not possible.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: torch.nn.Module) -> None:
+        self._accelerator = accelerator
+        self._model = model
+        self._without_weights: PreTrainedModel | None = None
+        kind = accelerator.distributed_type
+        deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+        if kind == DistributedType.DEEPSPEED and deepspeed.zero_stage == 3:
+            raise ValueError("DeepSpeed ZeRO-3 splits each weight over processes. Use ZeRO-2, or FSDP2.")
+        if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+            raise ValueError(
+                "FSDP of version 1 is not supported. Set fsdp_version: 2 in the accelerate configuration."
+            )
+        if kind == DistributedType.FSDP:
+            base = base_model(model)
+            empty = {id(p): torch.nn.Parameter(p.to("meta"), p.requires_grad) for p in base.parameters()}
+            self._without_weights = copy.deepcopy(base, empty)
+
+    @contextmanager
+    def __call__(self) -> Iterator[PreTrainedModel]:
+        """The model within adapters, if there are any (they stay in its layers), to be read only."""
+        base = base_model(self._accelerator.unwrap_model(self._model))
+        if self._without_weights is None:
+            yield base
+            return
+        weights = {
+            name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in base.state_dict().items()
+        }
+        whole = self._without_weights
+        whole.load_state_dict(weights, assign=True)
+        whole.tie_weights()
+        del weights
+        try:
+            yield whole.eval()
+        finally:
+            whole.to("meta")
+
+
+@contextmanager
+def without_adapters(model: torch.nn.Module) -> Iterator[None]:
+    """Switch off the adapters in the layers of `model`."""
+    # Only there when adapters are.
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
