@@ -141,6 +141,20 @@ def lm_logits(model: PreTrainedModel, hidden: torch.Tensor, *, with_bias: bool =
     return (logits if bias is None else logits + bias).float()
 
 
+def join_embeddings(model: PreTrainedModel) -> None:
+    """Make one module of encoder and decoder embeddings that share their weight.
+
+    FSDP2 takes a weight that modules share only in those that accelerate tells it of: input embeddings and head.
+    """
+    shared: Any = model.get_input_embeddings()
+    stacks: tuple[Any, ...] = (model.get_encoder(), model.get_decoder()) if model.config.is_encoder_decoder else ()
+    for stack in stacks:
+        own = stack.embed_tokens
+        alike = type(own) is type(shared) and getattr(own, "embed_scale", 1) == getattr(shared, "embed_scale", 1)
+        if own.weight is shared.weight and alike:
+            stack.embed_tokens = shared
+
+
 def turn_off_dropout(model: torch.nn.Module) -> None:
     """Set every dropout and layer-drop rate of `model` to 0, functional ones included.
 

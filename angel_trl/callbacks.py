@@ -47,6 +47,8 @@ class PairMiningCallback(TrainerCallback):
         # A run resumed from `checkpoint-0` has scored it already.
         if state.best_metric is None:
             self.trainer.keep_start_as_best()
+        # To save an optimizer that has not begun, FSDP makes it take a step of length 0, which Adam counts.
+        self.trainer.optimizer.state.clear()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -127,6 +127,9 @@ class AngelConfig(DPOConfig):
     metric_for_best_model: str | None = field(default="acc@1", metadata={"help": "Dev metric that decides."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of the metric is better."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: batches are made of mentions."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Off: every weight takes part in every batch, so looking costs time only."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Resume with the patience that was left, as an undisturbed run would have."}
     )
@@ -174,7 +177,7 @@ class AngelConfig(DPOConfig):
             if setting.name in REFUSED and value != default:
                 reason = REFUSED[setting.name].format(mining_batch_size=self.mining_batch_size)
                 raise ValueError(f"{setting.name} is {value!r} and must be left at {default!r}: {reason}.")
-        if self.num_train_epochs not in (self.num_rounds, type(self).num_train_epochs):
+        if self.num_train_epochs not in (self.num_rounds, DPOConfig.__dataclass_fields__["num_train_epochs"].default):
             raise ValueError(
                 f"num_train_epochs is {self.num_train_epochs}, but a round is an epoch: set num_rounds, leave it out."
             )

@@ -52,7 +52,10 @@ def pack(
     Raises:
         ValueError: for a mention without a name.
     """
-    tokens, positions, owners, states, labels = [], [], [], [], []
+    tokens: list[int] = []
+    states: list[int] = []
+    labels: list[int] = []
+    positions, owners = [], []
     begin = 0
     for mention, own in zip(mentions, names, strict=True):
         if not len(own):

@@ -20,8 +20,8 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from angel_trl.collator import PositiveCollator, PositiveExample
-from angel_trl.evaluation import evaluate_linking
 from angel_trl.mention_batches import add_mention_batches
+from angel_trl.searching_trainer import SearchingTrainer
 from angel_trl.targets import MentionSet, TargetNames
 from angel_trl.whole_model import WholeModel
 
@@ -62,7 +62,7 @@ class ExampleDataset(torch.utils.data.Dataset[PositiveExample]):
         return self.examples[place]
 
 
-class PositiveTrainer(Seq2SeqTrainer):
+class PositiveTrainer(SearchingTrainer, Seq2SeqTrainer):
     """Trains a model to produce right names (ANGEL, section 3.2): each mention with the names given for it.
 
     Args:
@@ -133,17 +133,12 @@ class PositiveTrainer(Seq2SeqTrainer):
         """Link the dev mentions with the constrained search and score the answers, in percent."""
         if self.eval_mentions is None:
             raise ValueError("This trainer was given no eval_mentions.")
-        with self.whole_model() as model, self.accelerator.autocast():
-            result = evaluate_linking(
-                model,
-                self.targets,
-                self.eval_mentions,
-                num_beams=self.args.num_beams,
-                batch_size=self.args.per_device_eval_batch_size,
-                process=self.accelerator.process_index,
-                processes=self.accelerator.num_processes,
-            )
-        metrics = {f"{metric_key_prefix}_{key}": value for key, value in result.metrics.items()}
+        metrics = self.link_and_score(
+            self.eval_mentions,
+            metric_key_prefix,
+            num_beams=self.args.num_beams,
+            batch_size=self.args.per_device_eval_batch_size,
+        )
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -35,12 +35,16 @@ class RowScores:
 
     def in_rows(self, places: torch.Tensor) -> RowScores:
         """From one value a token of the batch, `[tokens]`, to rows: `places` says which token, -1 for none."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+        def rows(values: torch.Tensor) -> torch.Tensor:
+            return values[places.clamp(min=0)].masked_fill(places < 0, 0)
+
         return RowScores(
-            **{
-                name: None if value is None else value[places.clamp(min=0)].masked_fill(places < 0, 0)
-                for name, value in fields.items()
-            }
+            rows(self.log_probs),
+            rows(self.entropy),
+            rows(self.mean_logits),
+            rows(self.is_top1),
+            None if self.log_sum_sq_probs is None else rows(self.log_sum_sq_probs),
         )
 
 
@@ -69,7 +73,7 @@ class RowHead:
         self._can_fuse = trl_utils._ChunkedLogProbFunction is not None
         trl_utils.add_fused_lm_head(self, outputs=self._fields)
 
-    def forward(self) -> None:
+    def forward(self, **kwargs: Any) -> Any:
         """Replaced by TRL."""
 
     def base_model(self, *, states: torch.Tensor, use_cache: bool) -> BaseModelOutput:

@@ -10,14 +10,13 @@ the start). Tested with TRL 1.15 and 1.16.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather as accelerate_gather
-from accelerate.utils import pad_across_processes
+from accelerate.utils import pad_across_processes, parse_flag_from_env
 from datasets import Dataset
 from transformers import (
     AutoTokenizer,
@@ -34,21 +33,20 @@ from angel_trl.callbacks import PairMiningCallback
 from angel_trl.collator import PairCollator, RoundDataset, first_or_none
 from angel_trl.config import AngelConfig
 from angel_trl.decoding import score_names
-from angel_trl.evaluation import evaluate_linking
 from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import KnowledgeBase
-from angel_trl.linker import EntityLinker
 from angel_trl.mention_batches import add_mention_batches
 from angel_trl.mentions import validate_mentions
 from angel_trl.mining import Scorer
 from angel_trl.preference_head import RowHead
+from angel_trl.searching_trainer import SearchingTrainer
 from angel_trl.targets import MentionSet, NearestNames, TargetNames, prepare_mentions
 from angel_trl.whole_model import WholeModel, base_model, without_adapters
 
 logger = logging.getLogger(__name__)
 
 
-class AngelTrainer(DPOTrainer):
+class AngelTrainer(SearchingTrainer, DPOTrainer):
     """Trains an entity linker to rank the right name above the wrong ones it prefers (ANGEL, section 3.3).
 
     Each round, `PairMiningCallback` searches a chunk of the training mentions with the current model and makes pairs
@@ -78,6 +76,7 @@ class AngelTrainer(DPOTrainer):
     # `compute_loss` divides by the pairs of the whole accumulated batch.
     loss_is_scaled_for_ga = True
     control: TrainerControl
+    loss_weights: list[float]
 
     def __init__(
         self,
@@ -112,8 +111,11 @@ class AngelTrainer(DPOTrainer):
         self.eval_mentions: MentionSet = prepare_mentions(eval_dataset, self.targets)
         nearest = NearestNames(kb, exclude=self.targets.unreachable)
         self.nearest_gold = first_or_none(nearest.nearest(self.mentions.mentions, self.mentions.gold, 1))
+        sharded = args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
         super().__init__(
             model=model,
+            # Under FSDP, TRL would load a reference model even where it is not to be used.
+            ref_model=_NoReference(model) if sharded else None,
             args=args,
             data_collator=PairCollator(processing_class.pad_token_id),
             train_dataset=train_dataset,
@@ -123,6 +125,7 @@ class AngelTrainer(DPOTrainer):
             optimizers=optimizers,
             peft_config=peft_config,
         )
+        self.ref_model = None
         self.whole_model = WholeModel(self.accelerator, self.model)
         base = base_model(self.model)
         add_mention_batches(base, RowHead(base, weighting=args.use_weighting))
@@ -211,30 +214,18 @@ class AngelTrainer(DPOTrainer):
     ) -> dict[str, float]:
         """Link the dev mentions, or those given, with the constrained search and score the answers, in percent."""
         mentions = self.eval_mentions if eval_dataset is None else prepare_mentions(eval_dataset, self.targets)
-        with self.searched_model() as model:
-            result = evaluate_linking(
-                model,
-                self.targets,
-                mentions,
-                num_beams=self.args.num_beams,
-                top_k=5,
-                batch_size=self.args.mining_batch_size,
-                within_types=self.args.within_types,
-                process=self.accelerator.process_index,
-                processes=self.accelerator.num_processes,
-            )
-        metrics = {f"{metric_key_prefix}_{key}": value for key, value in result.metrics.items()}
+        metrics = self.link_and_score(
+            mentions,
+            metric_key_prefix,
+            num_beams=self.args.num_beams,
+            batch_size=self.args.mining_batch_size,
+            within_types=self.args.within_types,
+        )
         # TRL tells by the model's mode whose metrics these are; in training mode it would add those of training.
         self.model.eval()
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    @contextmanager
-    def searched_model(self) -> Iterator[PreTrainedModel]:
-        """The model as it is now, whole and in the precision of training; entered by all processes at once."""
-        with self.whole_model() as model, self.accelerator.autocast():
-            yield model
 
     @property
     def _initial(self) -> Path:
@@ -278,18 +269,16 @@ class AngelTrainer(DPOTrainer):
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / "checkpoint-0")
             self._save_checkpoint(self.model, trial=None)
 
-    def save_linker(self, folder: str | Path) -> None:
-        """Save the model, its tokenizer, names and format as an `EntityLinker`; called by all processes.
 
-        Args:
-            folder: where to.
-        """
-        with self.whole_model() as model:
-            if self.is_world_process_zero():
-                formatter = self.targets.formatter
-                linker = EntityLinker(model, formatter.tokenizer, self.targets.kb, formatter.format, self.targets.trie)
-                linker.save_pretrained(folder)
-        self.accelerator.wait_for_everyone()
+class _NoReference(torch.nn.Module):
+    """Takes the place of a reference model while the trainer is built."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.config = model.config
+
+    def forward(self) -> None:
+        """Never called."""
 
 
 def _chosen_tokens(batch: dict[str, Any]) -> torch.Tensor:

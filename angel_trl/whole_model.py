@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from angel_trl.architectures import join_embeddings, relative_attention
+
 
 def base_model(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model within a model that may carry adapters (which stay in its layers)."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    with_adapters: Any = model
+    return with_adapters.get_base_model() if hasattr(model, "peft_config") else with_adapters
 
 
 class WholeModel:
@@ -36,8 +40,7 @@ class WholeModel:
         self._model = model
         self._without_weights: PreTrainedModel | None = None
         kind = accelerator.distributed_type
-        deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
-        if kind == DistributedType.DEEPSPEED and deepspeed.zero_stage == 3:
+        if kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise ValueError("DeepSpeed ZeRO-3 splits each weight over processes. Use ZeRO-2, or FSDP2.")
         if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
             raise ValueError(
@@ -45,8 +48,13 @@ class WholeModel:
             )
         if kind == DistributedType.FSDP:
             base = base_model(model)
-            empty = {id(p): torch.nn.Parameter(p.to("meta"), p.requires_grad) for p in base.parameters()}
-            self._without_weights = copy.deepcopy(base, empty)
+            if relative_attention(base) is not None:
+                raise ValueError(
+                    "T5 cannot be trained under FSDP: its layers share the relative positions of the first one, which "
+                    "FSDP keeps to itself. Use DDP or DeepSpeed ZeRO-2."
+                )
+            join_embeddings(base)
+            self._without_weights = copy.deepcopy(base, {id(p): _on_meta(p) for p in base.parameters()})
 
     @contextmanager
     def __call__(self) -> Iterator[PreTrainedModel]:
@@ -66,7 +74,15 @@ class WholeModel:
         try:
             yield whole.eval()
         finally:
-            whole.to("meta")
+            for module in whole.modules():
+                module._parameters |= {
+                    name: None if p is None else _on_meta(p) for name, p in module._parameters.items()
+                }
+
+
+def _on_meta(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """Its shape and type without its values."""
+    return torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
 
 @contextmanager

@@ -31,10 +31,10 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from accelerate import PartialState  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
-from accelerate.utils import set_seed  # noqa: E402
+from accelerate.utils import DistributedType, set_seed  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from reporting import Curve, command_to_try, evaluate_systems, last_line, write_report  # noqa: E402
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
 from trl import TrlParser  # noqa: E402
 
 from angel_trl import (  # noqa: E402
@@ -50,6 +50,7 @@ from angel_trl import (  # noqa: E402
     synthetic_corpus,
     validate_mentions,
 )
+from angel_trl.architectures import load_model  # noqa: E402
 from angel_trl.collator import positive_examples  # noqa: E402
 from angel_trl.kb_mentions import kb_mentions, other_names  # noqa: E402
 from angel_trl.scratch import SCRATCH_PRESETS, scratch_model  # noqa: E402
@@ -64,7 +65,10 @@ class RecipeArguments:
 
     model: str = field(
         default="facebook/bart-large",
-        metadata={"help": f"Path or Hub id of a BART model, or a preset: {', '.join(SCRATCH_PRESETS)}."},
+        metadata={
+            "help": "Path or Hub id of a linker or a model (BART, mBART, T5, mT5, GPT-2, Llama, Mistral, Qwen2, Qwen3), or "
+            f"a preset: {', '.join(SCRATCH_PRESETS)}."
+        },
     )
     corpus: str | None = field(
         default=None, metadata={"help": "PubTator file or folder with train, dev and test; default: synthetic data."}
@@ -162,7 +166,7 @@ def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
     return kb, corpus, report
 
 
-def load_model(
+def first_model(
     args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model to start from: a preset with random weights, a folder or a Hub repository."""
@@ -171,7 +175,7 @@ def load_model(
         return scratch_model(args.model, [*kb.names, *passages], seed=seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
-        return AutoModelForSeq2SeqLM.from_pretrained(args.model, dtype=torch.float32), tokenizer
+        return load_model(args.model), tokenizer
     except OSError as error:
         presets = ", ".join(SCRATCH_PRESETS)
         raise SystemExit(
@@ -181,7 +185,7 @@ def load_model(
 
 def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder: Path) -> Curve:
     """The positive-only stage: names alone if asked for, then the corpus. Saves a linker and returns its dev curve."""
-    model, tokenizer = load_model(args, kb, corpus, angel.seed)
+    model, tokenizer = first_model(args, kb, corpus, angel.seed)
     mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
     linker = EntityLinker(model, tokenizer, kb, mention_format)
     targets = linker.targets
@@ -227,6 +231,10 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         trainer = PositiveTrainer(model, pretrain, from_kb(round(kb.num_names * args.pretrain_passes), 1), targets)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / "names") if args.resume else None)
         steps = trainer.state.global_step
+        if trainer.accelerator.distributed_type == DistributedType.FSDP:
+            # A model that is shared out over processes stays so, and cannot be shared out by another trainer.
+            trainer.save_linker(folder / "names" / "linker")
+            model = load_model(str(folder / "names" / "linker"))
     mixed_in = from_kb(round(len(examples) * args.kb_mentions_per_mention), 2)
     config = PositiveConfig(
         output_dir=str(folder / "mentions"),
@@ -244,16 +252,19 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
     )
     trainer = PositiveTrainer(model, config, examples + mixed_in, targets, dev)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.is_world_process_zero():
-        linker.save_pretrained(folder)
+    trainer.save_linker(folder)
     return [(steps + row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
 
 def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Path, folder: Path, to: Path) -> Curve:
     """The negative-aware rounds, from the linker in `start`. Saves the best to `to` and returns its dev curve."""
-    linker = EntityLinker.from_pretrained(start, device="cpu") if (start / "angel.json").exists() else None
-    model, tokenizer = (linker.model, linker.tokenizer) if linker else load_model(args, kb, corpus, angel.seed)
     mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
+    linkers = [folder for folder in (start, Path(args.model)) if (folder / "angel.json").exists()]
+    if linkers:
+        linker = EntityLinker.from_pretrained(linkers[0], kb=kb, device="cpu")
+        model, tokenizer, mention_format = linker.model, linker.tokenizer, linker.targets.formatter.format
+    else:
+        model, tokenizer = first_model(args, kb, corpus, angel.seed)
     train = corpus["train"]
     if args.mined_kb_mentions:
         made = kb_mentions(kb, args.mined_kb_mentions, seed=10 * angel.seed + 3, noise=args.kb_noise)
@@ -262,8 +273,8 @@ def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Pa
     angel.output_dir = str(folder)
     trainer = AngelTrainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder) if args.resume else None)
+    trainer.save_linker(to)
     if trainer.is_world_process_zero():
-        EntityLinker(model, tokenizer, kb, mention_format, trainer.targets.trie).save_pretrained(to)
         (folder / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
@@ -274,14 +285,17 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(done, key=lambda path: int(path.name.split("-")[1]))) if done else None
 
 
-def stage(folder: Path, linker: Path, resume: bool, state: PartialState, run: Callable[[], Curve]) -> Curve:
+def stage(
+    folder: Path, linker: Path, resume: bool, state: PartialState, kind: DistributedType, run: Callable[[], Curve]
+) -> Curve:
     """Run a stage that saves `linker`; with `resume`, take one that is done as it is. Returns its dev curve."""
     marker = folder / "curve.json"
     if resume and marker.exists() and (linker / "angel.json").exists():
         logger.info("%s is done: going on with what follows", folder)
         return [(step, value) for step, value in json.loads(marker.read_text(encoding="utf-8"))]
-    # A stage has a precision of its own, and accelerate keeps one for the process.
+    # A stage has a precision of its own, and accelerate keeps one for the process, and what it made of its kind.
     AcceleratorState._reset_state(reset_partial_state=False)
+    state.distributed_type = kind
     curve = run()
     if state.is_main_process:
         marker.write_text(json.dumps(curve), encoding="utf-8")
@@ -295,6 +309,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     args, angel = parse_arguments(sys.argv[1:])
     state = PartialState()
+    kind = state.distributed_type
     if angel.use_cpu or not torch.accelerator.is_available():
         # `accelerate launch` sets one thread a process unless told otherwise, which leaves the other cores idle.
         torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // state.num_processes))
@@ -319,13 +334,14 @@ def main() -> None:
     try:
         if not args.skip_positive:
             run = partial(train_positive, args, angel, kb, corpus, positive)
-            curves["positive-only"] = stage(positive, positive, args.resume, state, run)
+            curves["positive-only"] = stage(positive, positive, args.resume, state, kind, run)
         if (positive / "angel.json").exists():
             linkers["positive-only"] = positive
         if not args.skip_angel:
             run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final)
             before = curves["positive-only"][-1][0] if "positive-only" in curves else 0
-            curves["ANGEL"] = [(before + step, value) for step, value in stage(rounds, final, args.resume, state, run)]
+            curve = stage(rounds, final, args.resume, state, kind, run)
+            curves["ANGEL"] = [(before + step, value) for step, value in curve]
             linkers["ANGEL"] = final
     except KeyboardInterrupt:
         raise SystemExit(f"Interrupted. Run the same command with --resume to go on in {output}.") from None

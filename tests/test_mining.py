@@ -7,9 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from angel_trl.config import AngelConfig
 from angel_trl.decoding import score_names, search
+from angel_trl.evaluation import evaluate_linking
+from angel_trl.kb import KnowledgeBase
 from angel_trl.mining import RoundPairs, from_parquet, mine, round_rows, to_dataset
 from angel_trl.pairs import Pairs
+from angel_trl.trainer import AngelTrainer
 
 
 def mine_round(trainer, round=0, **options):
@@ -89,6 +93,22 @@ def test_metrics_count_where_gold_was(make_trainer):
     assert metrics["gold_in_top_k"] == 100 - metrics["gold_first"] - metrics["gold_absent"]
 
 
+def test_the_margin_is_the_reference_s_preference_for_the_right_name(make_trainer):
+    trainer = make_trainer()
+    mined = mine_round(trainer)
+    margins = mined.chosen_log_probs - mined.rejected_log_probs
+    assert mined.metrics["margin"] == pytest.approx(margins.mean(), abs=1e-5)
+    assert mined.metrics["margin"] < -1, "a random model prefers wrong names"
+
+
+def test_without_pairs_the_margin_is_zero(make_trainer, small_mentions):
+    trainer = make_trainer(
+        train=small_mentions.select([1, 2]), absent_gold="skip", mine_top_k=1, mentions_per_round=1.0
+    )
+    mined = mine_round(trainer)
+    assert (len(mined.pairs), mined.metrics["margin"]) == (0, 0.0)
+
+
 def test_what_is_mined_does_not_depend_on_the_batch_size(make_trainer):
     one, all_at_once = (mine_round(make_trainer(mining_batch_size=size)) for size in (1, 64))
     np.testing.assert_array_equal(one.pairs.chosen, all_at_once.pairs.chosen)
@@ -96,10 +116,102 @@ def test_what_is_mined_does_not_depend_on_the_batch_size(make_trainer):
     np.testing.assert_allclose(one.chosen_log_probs, all_at_once.chosen_log_probs, atol=1e-5)
 
 
+def test_another_reference_scores_every_pair_and_each_name_once(make_trainer):
+    trainer = make_trainer(mentions_per_round=1.0, max_pairs_per_mention=3)
+    own = mine_round(trainer)
+    asked = []
+
+    def reference(mentions, names):
+        asked.extend(zip(mentions, names, strict=True))
+        # A number of its own for each name of each mention.
+        return [np.array([-100.0 - i - len(one) for i, one in enumerate(some)], np.float32) for some in names]
+
+    mined = mine_round(trainer, reference=reference)
+    for field in dataclasses.fields(Pairs):
+        np.testing.assert_array_equal(getattr(mined.pairs, field.name), getattr(own.pairs, field.name))
+    with_pairs = dict.fromkeys(mined.pairs.mention.tolist())
+    assert [mention for mention, _ in asked] == [trainer.mentions.encoded[mined.rows[place]] for place in with_pairs]
+    sequences = trainer.targets.sequences
+    for (_, names), place in zip(asked, with_pairs, strict=True):
+        here = mined.pairs.mention == place
+        wanted = {*mined.pairs.chosen[here].tolist(), *mined.pairs.rejected[here].tolist()}
+        assert sorted(names) == sorted(sequences[name] for name in wanted)
+        for side in ("chosen", "rejected"):
+            given = [sequences[name] for name in getattr(mined.pairs, side)[here]]
+            expected = [-100.0 - names.index(name) - len(name) for name in given]
+            assert getattr(mined, f"{side}_log_probs")[here].tolist() == expected
+
+
+@pytest.fixture
+def make_typed(make_model, tokenizer, small_kb, small_mentions, tmp_path):
+    """`make_typed(**settings)`: a trainer with concepts of two types, and mentions of the types of their gold."""
+
+    def make(**settings):
+        types = [("Sign",), ("Disease",)]
+        kb = KnowledgeBase([dataclasses.replace(c, types=types[i % 2]) for i, c in enumerate(small_kb.concepts)])
+        of_gold = [
+            sorted({t for part in ids for one in part for c in kb.resolve(one) for t in kb.concepts[c].types})
+            for ids in small_mentions["concept_ids"]
+        ]
+        typed = small_mentions.remove_columns("types").add_column("types", of_gold)
+        train, dev = (typed.filter(lambda row, s=s: row["split"] == s) for s in ("train", "dev"))
+        quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "mentions_per_round": 1.0}
+        args = AngelConfig(str(tmp_path), num_beams=10, **quiet, **settings)
+        return AngelTrainer(make_model(), args, train, dev, kb, processing_class=tokenizer)
+
+    return make
+
+
+def of_their_types(trainer, rows, names):
+    """Whether a concept of each name is of a type of the mention."""
+    kb = trainer.targets.kb
+    return [
+        bool({t for c in kb.concepts_of_name(name) for t in kb.concepts[c].types} & set(trainer.mentions.types[row]))
+        for row, name in zip(rows, names, strict=True)
+    ]
+
+
+def test_mining_within_types_rejects_names_of_the_mention_s_types_only(make_typed):
+    shares = {}
+    for within_types in (False, True):
+        trainer = make_typed(within_types=within_types)
+        mined = mine_round(trainer)
+        assert len(mined.pairs) > 30
+        rows = mined.rows[mined.pairs.mention]
+        shares[within_types] = np.mean(of_their_types(trainer, rows, mined.pairs.rejected))
+        found = search(
+            trainer.model,
+            trainer.targets.trie,
+            [trainer.mentions.encoded[row] for row in mined.rows],
+            num_beams=10,
+            restrictions=trainer.targets.within_types([trainer.mentions.types[row] for row in mined.rows])
+            if within_types
+            else None,
+        )
+        at = mined.pairs.mention, mined.pairs.rejected_rank
+        np.testing.assert_array_equal(found.names[at], mined.pairs.rejected)
+        np.testing.assert_allclose(found.log_probs[at], mined.rejected_log_probs, atol=1e-5)
+    assert shares[True] == 1.0
+    assert shares[False] < 0.8
+
+
+def test_dev_mentions_are_linked_within_types_too(make_typed):
+    free, within = make_typed(), make_typed(within_types=True)
+    metrics = {trainer: trainer.evaluate() for trainer in (free, within)}
+    for trainer, within_types in ((free, False), (within, True)):
+        expected = evaluate_linking(
+            trainer.model, trainer.targets, trainer.eval_mentions, num_beams=10, within_types=within_types
+        )
+        for name in ("acc@1", "acc@5", "mrr", "acc@5_strict"):
+            assert metrics[trainer][f"eval_{name}"] == expected.metrics[name]
+    assert metrics[free]["eval_mrr"] != metrics[within]["eval_mrr"]
+
+
+@pytest.mark.parametrize("within_types", [False, True], ids=["", "within types"])
 @pytest.mark.parametrize("processes", [2, 3, 20])
-def test_shares_of_processes_merge_to_what_one_process_mines(make_trainer, monkeypatch, processes):
+def test_shares_of_processes_merge_to_what_one_process_mines(make_typed, monkeypatch, processes, within_types):
     """Each share is mined in turn and handed over as gathering would; of 20 processes some have no mention."""
-    trainer = make_trainer()
+    trainer = make_typed(within_types=within_types)
     alone = mine_round(trainer)
     shares = []
     monkeypatch.setattr("angel_trl.mining.gather_object", lambda share: shares.extend(share) or shares)
@@ -112,6 +224,7 @@ def test_shares_of_processes_merge_to_what_one_process_mines(make_trainer, monke
     np.testing.assert_allclose(merged.rejected_log_probs, alone.rejected_log_probs, atol=1e-5)
     counts = ("mentions", "gold_first", "gold_in_top_k", "gold_absent", "exact", "pairs")
     assert {key: merged.metrics[key] for key in counts} == {key: alone.metrics[key] for key in counts}
+    assert merged.metrics["margin"] == pytest.approx(alone.metrics["margin"], abs=1e-5)
 
 
 def test_mining_leaves_the_model_as_it_was(make_trainer):
@@ -145,7 +258,7 @@ def test_a_round_is_written_in_trls_preference_columns(make_trainer, tmp_path, s
             name = int(getattr(mined.pairs, side)[i])
             assert row[side] == f" {small_kb.names[name]}"
             assert row[f"{side}_name"] == name
-            assert row[f"{side}_ids"] == list(small_kb.ids_of_name(name))
+            assert row[f"{side}_concept_ids"] == list(small_kb.ids_of_name(name))
             assert row[f"{side}_rank"] == getattr(mined.pairs, f"{side}_rank")[i]
             assert row[f"{side}_log_prob"] == getattr(mined, f"{side}_log_probs")[i]
 

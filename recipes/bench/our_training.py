@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from measure import spread
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from angel_trl.collator import MentionPairs
 from angel_trl.config import AngelConfig
@@ -124,6 +124,7 @@ def time_rounds(linker: EntityLinker, mentions: Dataset, rounds: int) -> dict[st
             linker.tokenizer,
             linker.targets.formatter.format,
         )
+        trainer.remove_callback(PrinterCallback)
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()

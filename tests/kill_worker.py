@@ -1,0 +1,135 @@
+"""What the processes of `test_kill.py` do: train, and stop dead where they are told, to be killed there.
+
+The fork server of `test_kill.py` imports this module, so that all its processes pay for the imports once.
+"""
+
+import functools
+import gc
+import importlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# The last two are imported when first used, which would be in every process anew.
+import matplotlib.pyplot  # noqa: F401
+import sklearn.feature_extraction.text  # noqa: F401
+import torch
+from datasets import DatasetDict, load_from_disk
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from angel_trl import synthetic_corpus
+from angel_trl.config import AngelConfig
+from angel_trl.kb import KnowledgeBase
+from angel_trl.trainer import AngelTrainer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+import angel as recipe  # noqa: E402
+
+torch.set_num_threads(1)
+
+# Three rounds of 3 steps.
+SETTINGS = {
+    "num_rounds": 3,
+    "mentions_per_round": 12,
+    "per_device_train_batch_size": 4,
+    "num_beams": 5,
+    "learning_rate": 1e-2,
+    "early_stopping_patience": None,
+    "save_total_limit": None,
+    "logging_steps": 1,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "seed": 0,
+}
+# Mentions of the quickstart that are used, by split.
+QUICKSTART = {"train": 120, "dev": 40, "test": 60}
+
+
+@functools.cache
+def small_quickstart():
+    """The quickstart's knowledge base and a part of its corpus."""
+    kb, corpus = synthetic_corpus(seed=0)
+    return kb, DatasetDict({split: corpus[split].select(range(count)) for split, count in QUICKSTART.items()})
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a process is killed: in a call of a function.
+
+    Args:
+        function: "module:name" of it, where it is looked up.
+        call: which of its calls, 1 for the first.
+        after: when the call is done, in place of before it.
+        about: only calls count whose first argument has this in it.
+    """
+
+    function: str
+    call: int = 1
+    after: bool = False
+    about: str = ""
+
+    def stop_there(self, here):
+        """Make this process tell `here` that it has come to this moment, and do nothing more."""
+        module, name = self.function.split(":")
+        *path, last = name.split(".")
+        owner = functools.reduce(getattr, path, importlib.import_module(module))
+        function = getattr(owner, last)
+        calls = 0
+
+        @functools.wraps(function)
+        def stopping(*args, **kwargs):
+            nonlocal calls
+            counts = not self.about or self.about in str(args[0])
+            calls += counts
+            if not (counts and calls == self.call):
+                return function(*args, **kwargs)
+            if self.after:
+                function(*args, **kwargs)
+            here.send("here")
+            while True:
+                signal.pause()
+
+        setattr(owner, last, stopping)
+
+
+def train(world, output, settings, resume):
+    """Train in the small world of `conftest.py`, kept in the folder `world`, and save the model in `output/final`.
+
+    `resume` is True for what transformers resumes from, "recipe" for what the recipe does, else False.
+    """
+    mentions = load_from_disk(str(world / "mentions"))
+    trainer = AngelTrainer(
+        AutoModelForSeq2SeqLM.from_pretrained(world / "model"),
+        AngelConfig(str(output), **{**SETTINGS, **settings}),
+        mentions,
+        mentions,
+        KnowledgeBase.from_parquet(world / "kb.parquet"),
+        processing_class=AutoTokenizer.from_pretrained(world / "model"),
+    )
+    trainer.train(resume_from_checkpoint=recipe.last_checkpoint(output) if resume == "recipe" else resume)
+    trainer.model.save_pretrained(output / "final")
+
+
+def run_recipe(arguments):
+    """Run the recipe as `python recipes/angel.py` does, with part of the quickstart's data."""
+    recipe.synthetic_corpus = lambda seed: small_quickstart()
+    sys.argv[1:] = arguments
+    recipe.main()
+
+
+def work(target, log, moment, here, *args):
+    """Call `target(*args)` until it is done or its moment has come; all output goes to the file `log`."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    if moment is not None:
+        moment.stop_there(here)
+    target(*args)
+
+
+small_quickstart()
+# What is there is there to stay, and no process need look through it for garbage.
+gc.freeze()
