@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -13,6 +14,8 @@ from trl.trainer import utils as trl_utils
 
 # Logits that may be held at once: 256 MB in float32.
 _LOGITS_AT_ONCE = 2**26
+# Numbers in a temporary array: 16 MB in float32.
+_TEMPORARY = 2**22
 
 
 @dataclasses.dataclass(slots=True)
@@ -104,10 +107,61 @@ class RowHead:
         return RowScores(**{field: getattr(scored, field)[0] for field in self._fields})
 
     def _from_logits(self, states: torch.Tensor, labels: torch.Tensor) -> RowScores:
-        logits = self.get_output_embeddings()(states).float()
-        log_probs = logits.log_softmax(-1)
-        with torch.no_grad():
-            mean, top = logits.mean(-1), logits.argmax(-1)
-            entropy = -(log_probs.exp() * log_probs).sum(-1)
-            squares = (2 * log_probs).logsumexp(-1) if self._weighting else None
-        return RowScores(log_probs.gather(1, labels[:, None])[:, 0], entropy, mean, top == labels, squares)
+        head = self.get_output_embeddings()
+        weight, bias = (part.full_tensor() if isinstance(part, DTensor) else part for part in (head.weight, head.bias))
+        return RowScores(*_Scores.apply(states, weight, bias, labels, self._weighting))
+
+
+class _Scores(torch.autograd.Function):
+    """The fields of `RowScores` from states `[tokens, width]`, with one array of the size of the logits and no other.
+
+    The gradient of the weight is an array of its own, to which autograd adds that of tied embeddings in place.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        weighting: bool,
+    ) -> tuple[torch.Tensor, ...]:
+        logits = F.linear(states, weight, bias)
+        ctx.save_for_backward(states, weight, labels)
+        ctx.computed_in = logits.dtype
+        # Becomes the probabilities, a few rows at a time.
+        ctx.probs = logits.float()
+        parts = []
+        rows = max(1, _TEMPORARY // weight.shape[0])
+        for probs, label in zip(ctx.probs.split(rows), labels.split(rows), strict=True):
+            values = probs.clone()
+            total = values.logsumexp(-1)
+            probs.sub_(total[:, None]).exp_()
+            parts.append(
+                (
+                    values.gather(1, label[:, None])[:, 0] - total,
+                    total - torch.linalg.vecdot(probs, values),
+                    values.mean(-1),
+                    values.argmax(-1) == label,
+                    values.mul_(2).logsumexp(-1) - 2 * total if weighting else total,
+                )
+            )
+        log_probs, *others = (torch.cat(field) for field in zip(*parts, strict=True))
+        ctx.mark_non_differentiable(*others)
+        return (log_probs, *others) if weighting else (log_probs, *others[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        states, weight, labels = ctx.saved_tensors
+        if ctx.probs is None:
+            raise RuntimeError("The gradients of scores can be asked for once only.")
+        of_logits, ctx.probs = ctx.probs.mul_(-gradient[:, None]), None
+        of_logits[torch.arange(len(labels), device=labels.device), labels] += gradient
+        of_logits = of_logits.to(ctx.computed_in)
+        of_weight = of_bias = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (of_logits.t() @ states.to(of_logits.dtype)).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            of_bias = of_logits.sum(0).to(weight.dtype)
+        return (of_logits @ weight.to(of_logits.dtype)).to(states.dtype), of_weight, of_bias, None, None

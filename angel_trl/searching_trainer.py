@@ -31,7 +31,7 @@ class SearchingTrainer(Trainer):
     @contextmanager
     def searched_model(self) -> Iterator[PreTrainedModel]:
         """The model as it is now, whole and in the precision of training."""
-        with self.whole_model() as model, self.accelerator.autocast():
+        with self.whole_model.to_search() as model, self.accelerator.autocast():
             yield model
 
     def link_and_score(self, mentions: MentionSet, metric_key_prefix: str, **settings: Any) -> dict[str, float]:
@@ -71,7 +71,7 @@ class SearchingTrainer(Trainer):
         Args:
             folder: where to.
         """
-        with self.whole_model() as model:
+        with self.whole_model.to_save() as model:
             if self.is_world_process_zero():
                 formatter = self.targets.formatter
                 tokenizer, kb, trie = formatter.tokenizer, self.targets.kb, self.targets.trie

@@ -234,7 +234,7 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
     def keep_initial(self) -> None:
         """Write the model as it is beside the checkpoints, for `reference="initial"`; called by all processes."""
         if self.args.reference == "initial" and not hasattr(self.model, "peft_config"):
-            with self.whole_model() as model:
+            with self.whole_model.to_save() as model:
                 if self.is_world_process_zero():
                     model.save_pretrained(self._initial)
             self.accelerator.wait_for_everyone()

@@ -38,7 +38,7 @@ class WholeModel:
     def __init__(self, accelerator: Accelerator, model: torch.nn.Module) -> None:
         self._accelerator = accelerator
         self._model = model
-        self._without_weights: PreTrainedModel | None = None
+        self._without_weights: torch.nn.Module | None = None
         kind = accelerator.distributed_type
         if kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise ValueError("DeepSpeed ZeRO-3 splits each weight over processes. Use ZeRO-2, or FSDP2.")
@@ -54,30 +54,45 @@ class WholeModel:
                     "FSDP keeps to itself. Use DDP or DeepSpeed ZeRO-2."
                 )
             join_embeddings(base)
-            self._without_weights = copy.deepcopy(base, {id(p): _on_meta(p) for p in base.parameters()})
+            self._without_weights = copy.deepcopy(model, {id(p): _on_meta(p) for p in model.parameters()})
 
     @contextmanager
-    def __call__(self) -> Iterator[PreTrainedModel]:
+    def to_search(self) -> Iterator[PreTrainedModel]:
         """The model within adapters, if there are any (they stay in its layers), to be read only."""
-        base = base_model(self._accelerator.unwrap_model(self._model))
+        with self._whole(computed=True) as model:
+            yield base_model(model)
+
+    @contextmanager
+    def to_save(self) -> Iterator[PreTrainedModel]:
+        """The model as a plain one of transformers: adapters become part of its weights, in full precision."""
+        with self._whole(computed=False) as model:
+            adapted: Any = model
+            yield copy.deepcopy(adapted).merge_and_unload() if hasattr(model, "peft_config") else adapted
+
+    @contextmanager
+    def _whole(self, *, computed: bool) -> Iterator[torch.nn.Module]:
+        """All weights; with `computed`, in the precision that a forward is computed with."""
+        model = self._accelerator.unwrap_model(self._model)
         if self._without_weights is None:
-            yield base
+            yield model
             return
+        # FSDP gathers weights for a forward in a precision of its own.
+        policy = self._accelerator.state.fsdp_plugin.mixed_precision_policy
+        precision = policy.param_dtype if computed and policy is not None else None
         weights = {
-            name: value.full_tensor() if isinstance(value, DTensor) else value
-            for name, value in base.state_dict().items()
+            name: value.full_tensor().to(precision or value.dtype) if isinstance(value, DTensor) else value
+            for name, value in model.state_dict().items()
         }
         whole = self._without_weights
         whole.load_state_dict(weights, assign=True)
-        whole.tie_weights()
+        base_model(whole).tie_weights()
         del weights
         try:
             yield whole.eval()
         finally:
             for module in whole.modules():
-                module._parameters |= {
-                    name: None if p is None else _on_meta(p) for name, p in module._parameters.items()
-                }
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, _on_meta(parameter))
 
 
 def _on_meta(parameter: torch.nn.Parameter) -> torch.nn.Parameter:

@@ -217,16 +217,20 @@ def test_transformers_own_way_to_resume_passes_over_half_a_checkpoint(train, und
     assert outcome(output) == undisturbed(EPOCH)
 
 
-# 5 steps on names, 3 epochs of 5 steps on mentions, 3 rounds of 3 steps.
+# 6 steps on names, 3 epochs of 14 steps on mentions, 3 rounds of 3 steps.
 RECIPE = {
     "config": HERE.parent / "recipes" / "configs" / "quickstart.yaml",
     "cpu_threads": 1,
-    "pretrain_passes": 0.1,
+    "pretrain_passes": 1,
+    "pretrain_batch_size": 8,
     "positive_epochs": 3,
+    "positive_batch_size": 8,
+    "positive_learning_rate": 1e-2,
     "kb_mentions_per_mention": 0.1,
     "num_rounds": 3,
-    "mentions_per_round": 96,
-    "mined_kb_mentions": 64,
+    "mentions_per_round": 24,
+    "mined_kb_mentions": 16,
+    "per_device_train_batch_size": 8,
     "num_beams": 5,
     "bootstrap": 20,
     "disable_tqdm": "true",
@@ -250,7 +254,10 @@ def recipe(run):
 def undisturbed_recipe(tmp_path_factory, recipe):
     output = tmp_path_factory.mktemp("recipe") / "run"
     recipe(output)
-    return recipe_outcome(output)
+    whole = recipe_outcome(output)
+    scores = [score for _, score in whole["curves"][0]]
+    assert scores.index(max(scores)) == 2, "only the best of the three epochs is left to be compared"
+    return whole
 
 
 def recipe_outcome(output):
@@ -260,7 +267,8 @@ def recipe_outcome(output):
         "scores": {
             system: {key: value for key, value in row.items() if not by_chance(key)} for system, row in scores.items()
         },
-        "weights": {name: digest(output / name / "model.safetensors") for name in ("positive", "linker")},
+        # Of both linkers and of the checkpoints that are left.
+        "weights": {str(path.relative_to(output)): digest(path) for path in output.glob("**/model.safetensors")},
         "pairs": {path.name: digest(path) for path in (output / "angel" / "pairs").iterdir()},
         "curves": [json.loads((output / name / "curve.json").read_text()) for name in ("positive", "angel")],
     }
@@ -270,10 +278,9 @@ def recipe_outcome(output):
     "moment",
     [
         pytest.param(Moment(POSITIVE_STEP, 3), id="on names"),
-        pytest.param(Moment(POSITIVE_STEP, 7), id="in the first epoch"),
-        pytest.param(Moment(POSITIVE_STEP, 12), id="in the second epoch"),
+        pytest.param(Moment(POSITIVE_STEP, 10), id="in the first epoch"),
+        pytest.param(Moment(POSITIVE_STEP, 24), id="in the second epoch"),
         pytest.param(Moment("io:open", after=True, about="positive/curve"), id="as the positive stage is done"),
-        pytest.param(Moment(MINE, 2), id="in the second mining"),
         pytest.param(Moment(STEP, 5), id="in the second round"),
         pytest.param(
             Moment("angel_trl.linker:EntityLinker.save_pretrained", 2, after=True), id="as the rounds are done"

@@ -1,7 +1,11 @@
 """The positive-only stage: its loss against plain forwards, its evaluation, and that it fits."""
 
+import copy
+
 import pytest
 import torch
+from test_decoding_architectures import ARCHITECTURES, SPECIAL
+from test_mention_batches import assert_same_gradients, stock_logits
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
@@ -44,21 +48,21 @@ def make_positive(tmp_path, make_model, tokenizer, small_kb, small_mentions):
 
 
 def stock_loss(model, examples, sequences, smoothing):
-    """Label-smoothed cross-entropy over all tokens of all names, by the model's own forward, one row at a time."""
-    logits, labels = [], []
-    for example in examples:
-        for name in (sequences[index] for index in example.names):
-            decoder = torch.tensor([[*example.mention.prefix, *name]])
-            out = model(input_ids=torch.tensor([example.mention.source]), decoder_input_ids=decoder[:, :-1]).logits[0]
-            logits.append(out[len(example.mention.prefix) - 1 :])
-            labels += name
-    return F.cross_entropy(torch.cat(logits), torch.tensor(labels), label_smoothing=smoothing)
+    """Label-smoothed cross-entropy over all tokens of all names, by the model's own forward, one name at a time."""
+    named = [(example.mention, sequences[index]) for example in examples for index in example.names]
+    logits = torch.cat([stock_logits(model, mention, name) for mention, name in named])
+    labels = torch.tensor([token for _, name in named for token in name])
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_and_gradients_are_those_of_plain_forwards(make_positive, make_model, smoothing):
-    untouched = make_model(dropout=0.0)
-    trainer = make_positive(make_model(dropout=0.0), names=3, label_smoothing_factor=smoothing)
+@pytest.mark.parametrize("kind", ["bart", "t5", "gpt2", "llama"])
+def test_loss_and_gradients_are_those_of_plain_forwards(make_positive, tokenizer, kind, smoothing):
+    windows = {"max_position_embeddings": 256, "n_positions": 256}
+    model_class, config_class, settings = ARCHITECTURES[kind]
+    settings = {name: windows.get(name, value) for name, value in settings.items()}
+    untouched = model_class(config_class(**{**SPECIAL, **settings, "vocab_size": len(tokenizer)})).eval()
+    trainer = make_positive(copy.deepcopy(untouched), names=3, label_smoothing_factor=smoothing)
     examples = trainer.train_dataset.examples[:6]
     assert {len(example.names) for example in examples} >= {2, 3}
     expected = stock_loss(untouched, examples, trainer.targets.sequences, smoothing)
@@ -66,8 +70,7 @@ def test_loss_and_gradients_are_those_of_plain_forwards(make_positive, make_mode
     loss = trainer.compute_loss(trainer.model, trainer.data_collator(examples))
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
-    for (name, ours), theirs in zip(trainer.model.named_parameters(), untouched.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=name)
+    assert_same_gradients(trainer.model, untouched)
 
 
 def test_dropout_is_on_in_this_stage(make_positive, make_model):

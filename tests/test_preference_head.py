@@ -137,6 +137,67 @@ def test_gradients_are_those_of_full_logits_counting_a_shared_name_once_a_row(ki
             torch.testing.assert_close(one.grad, other.grad, atol=1e-5 * largest, rtol=1e-4)
 
 
+def plain_scores(head, states, labels):
+    """Log-probabilities and the other fields, by operations of torch alone."""
+    logits = head(states).float()
+    log_probs = logits.log_softmax(-1)
+    return {
+        "log_probs": log_probs.gather(1, labels[:, None])[:, 0],
+        "entropy": -(log_probs.exp() * log_probs).sum(-1),
+        "mean_logits": logits.mean(-1),
+        "is_top1": logits.argmax(-1) == labels,
+        "log_sum_sq_probs": (2 * log_probs).logsumexp(-1),
+    }
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 11, 100])
+@pytest.mark.parametrize("frozen", [False, True], ids=["", "frozen"])
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def test_heads_with_and_without_a_bias_or_gradients(monkeypatch, bias, frozen, rows_at_once):
+    monkeypatch.setattr("angel_trl.preference_head._TEMPORARY", rows_at_once * 60, raising=False)
+    model, head = with_head(make("llama"), weighting=True)
+    torch.manual_seed(0)
+    ours = torch.nn.Linear(32, 60, bias=bias).requires_grad_(not frozen)
+    theirs = copy.deepcopy(ours)
+    model.set_output_embeddings(ours)
+    labels, weights = torch.arange(11), torch.linspace(-1, 2, 11)
+    states = [random_states(model) for _ in range(2)]
+    found = head(states[0], {"name_labels": labels, "row_places": torch.arange(11)[None]})
+    expected = plain_scores(theirs, states[1], labels)
+    for field, value in expected.items():
+        torch.testing.assert_close(getattr(found, field)[0], value, atol=1e-5, rtol=1e-5)
+    (found.log_probs[0] * weights).sum().backward()
+    (expected["log_probs"] * weights).sum().backward()
+    torch.testing.assert_close(states[0].grad, states[1].grad)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None) == frozen
+        if not frozen:
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
+def test_in_bfloat16_logits_are_rounded_and_scores_are_not(autocast):
+    model, head = with_head(make("llama"))
+    states = [random_states(model) for _ in range(2)]
+    if not autocast:
+        model.bfloat16()
+        states = [one.detach().bfloat16().requires_grad_() for one in states]
+    ours = model.get_output_embeddings()
+    theirs = copy.deepcopy(ours)
+    labels, weights = torch.arange(11), torch.linspace(-1, 2, 11)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = head(states[0], {"name_labels": labels, "row_places": torch.arange(11)[None]})
+        expected = plain_scores(theirs, states[1], labels)
+    assert found.log_probs.dtype == torch.float32
+    for field in ("log_probs", "entropy", "mean_logits", "is_top1"):
+        torch.testing.assert_close(getattr(found, field)[0], expected[field], atol=1e-4, rtol=1e-4)
+    (found.log_probs[0] * weights).sum().backward()
+    (expected["log_probs"] * weights).sum().backward()
+    for one, other in ((states[0], states[1]), (ours.weight, theirs.weight)):
+        assert one.grad.dtype == other.grad.dtype
+        torch.testing.assert_close(one.grad, other.grad, atol=0.02 * other.grad.abs().max().item(), rtol=0.02)
+
+
 def test_only_log_probs_have_a_gradient():
     model = make("bart")
     scores = with_head(model, weighting=True)[0](**batch_of(model))

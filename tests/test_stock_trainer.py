@@ -5,9 +5,11 @@ import math
 
 import pytest
 from datasets import load_dataset
+from test_formatting import decoder_only_formatter, encode, formatter_of
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils as trl_utils
 
 from angel_trl.config import AngelConfig
 from angel_trl.trainer import AngelTrainer
@@ -26,6 +28,27 @@ def leaves_it_out(tokenizer):
 
 def has_none(tokenizer):
     tokenizer.bos_token = None
+
+
+@pytest.mark.parametrize(
+    ("change", "begin"), [(adds_its_beginning_token, " "), (leaves_it_out, "<s> "), (has_none, " ")]
+)
+def test_the_tokenizer_makes_of_a_prompt_s_text_the_same_ids_again(tokenizer, small_mentions, change, begin):
+    tokenizer = copy.deepcopy(tokenizer)
+    change(tokenizer)
+    formatter = decoder_only_formatter(tokenizer)
+    assert (
+        formatter.prompt_text(encode(formatter, "Acute [Gout] here.")) == f"{begin}acute START gout END here. gout is"
+    )
+    marked = ["a [β-thalassemia] , b .", "it 's [n't] ' s", "[x]  (y) !"]
+    for mention in [*formatter.encode(small_mentions), *(encode(formatter, text) for text in marked)]:
+        assert tuple(tokenizer(formatter.prompt_text(mention))["input_ids"]) == mention.prefix
+
+
+def test_the_prompt_s_text_for_an_encoder_is_source_and_prefix_without_special_tokens(tokenizer):
+    formatter = formatter_of(tokenizer)
+    mention = encode(formatter, "Acute [Gout] here.")
+    assert formatter.prompt_text(mention) == " acute START gout END here. gout is"
 
 
 @pytest.fixture(scope="module", params=[adds_its_beginning_token, leaves_it_out, has_none], ids=lambda f: f.__name__)
@@ -88,6 +111,8 @@ def test_it_makes_exactly_our_token_ids(run, stock):
 
 def test_it_trains_on_them_from_the_log_probs_that_were_mined(run, stock):
     _, _, pairs = run
+    if trl_utils._ChunkedLogProbFunction is None:
+        pytest.skip("this TRL trains only where Triton is installed")
     stock.train()
     logged = stock.state.log_history[0]
     assert logged["step"] == 1
