@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,33 @@ class ExampleDataset(torch.utils.data.Dataset[PositiveExample]):
         return self.examples[place]
 
 
+class EpochSampler(LengthGroupedSampler):
+    """Batches of similar length, in an order of its own for each epoch, also when training resumes within it.
+
+    Args:
+        trainer: whose examples these are.
+        lengths: of the examples.
+    """
+
+    def __init__(self, trainer: PositiveTrainer, lengths: list[int]) -> None:
+        args = trainer.args
+        super().__init__(
+            args.train_batch_size * args.gradient_accumulation_steps,
+            lengths=lengths,
+            # A generator of its own, so that all processes draw the same order whatever else they draw.
+            generator=torch.Generator(),
+        )
+        self._trainer = trainer
+        batches = -(-len(lengths) // (args.train_batch_size * args.world_size))
+        self._steps = -(-batches // args.gradient_accumulation_steps)
+
+    def __iter__(self) -> Iterator[int]:
+        # By the steps done, since not every wrapper tells a sampler the epoch when it resumes.
+        epoch = self._trainer.state.global_step // self._steps
+        self.generator.manual_seed(self._trainer.args.seed + 1000 * epoch)
+        return super().__iter__()
+
+
 class PositiveTrainer(SearchingTrainer, Seq2SeqTrainer):
     """Trains a model to produce right names (ANGEL, section 3.2): each mention with the names given for it.
 
@@ -108,13 +135,10 @@ class PositiveTrainer(SearchingTrainer, Seq2SeqTrainer):
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
-    def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> LengthGroupedSampler:
+    def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> EpochSampler:
         # Batches of similar length waste little on padding.
         lengths = [len(example.mention.source or example.mention.prefix) for example in self.train_dataset.examples]
-        # A generator of its own, so that all processes draw the same order whatever else they draw.
-        generator = torch.Generator().manual_seed(self.args.seed)
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch_size, lengths=lengths, generator=generator)
+        return EpochSampler(self, lengths)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,20 @@ from angel_trl.evaluation import evaluate_linking
 from angel_trl.linker import EntityLinker
 from angel_trl.targets import MentionSet, TargetNames
 from angel_trl.whole_model import WholeModel
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The last complete checkpoint below a trainer's `output_dir`: the state of the trainer is written last."""
+    done = [path for path in Path(folder).glob("checkpoint-*") if _is_json(path / "trainer_state.json")]
+    return str(max(done, key=lambda path: int(path.name.split("-")[1]))) if done else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
 
 
 class SearchingTrainer(Trainer):
@@ -27,6 +42,15 @@ class SearchingTrainer(Trainer):
 
     targets: TargetNames
     whole_model: WholeModel
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train, as `transformers.Trainer.train` does; True resumes from the last checkpoint that is complete.
+
+        transformers takes the last folder, be it half written when the process was killed.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir) or True
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     @contextmanager
     def searched_model(self) -> Iterator[PreTrainedModel]:

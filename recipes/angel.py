@@ -54,6 +54,7 @@ from angel_trl.architectures import load_model  # noqa: E402
 from angel_trl.collator import positive_examples  # noqa: E402
 from angel_trl.kb_mentions import kb_mentions, other_names  # noqa: E402
 from angel_trl.scratch import SCRATCH_PRESETS, scratch_model  # noqa: E402
+from angel_trl.searching_trainer import last_checkpoint  # noqa: E402
 from angel_trl.targets import NearestNames, prepare_mentions  # noqa: E402
 
 logger = logging.getLogger("recipes.angel")
@@ -66,7 +67,7 @@ class RecipeArguments:
     model: str = field(
         default="facebook/bart-large",
         metadata={
-            "help": "Path or Hub id of a linker or a model (BART, mBART, T5, mT5, GPT-2, Llama, Mistral, Qwen2, Qwen3), or "
+            "help": "Path or Hub id of a linker or model (BART, mBART, T5, mT5, GPT-2, Llama, Mistral, Qwen2, Qwen3) or "
             f"a preset: {', '.join(SCRATCH_PRESETS)}."
         },
     )
@@ -89,6 +90,7 @@ class RecipeArguments:
     )
     pretrain_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of these passes."})
     pretrain_batch_size: int = field(default=64, metadata={"help": "Names in a batch of these passes."})
+    pretrain_bf16: bool = field(default=False, metadata={"help": "Make these passes under bfloat16 autocast."})
     positive_epochs: int = field(default=10, metadata={"help": "Most passes over the training mentions."})
     positive_patience: int = field(default=5, metadata={"help": "Evaluations without gain after which to stop."})
     positive_learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
@@ -204,7 +206,6 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
 
     shared = {
         "seed": angel.seed,
-        "bf16": args.positive_bf16,
         "report_to": angel.report_to,
         "disable_tqdm": angel.disable_tqdm,
         # Bfloat16 on a machine without accelerator must be asked for by name.
@@ -214,7 +215,8 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         "adam_beta2": 0.98,
         "dataloader_pin_memory": angel.dataloader_pin_memory,
     }
-    steps = 0
+    done = last_checkpoint(folder / "names") if args.resume and args.pretrain_passes > 0 else None
+    steps = int(done.rpartition("-")[2]) if done else 0
     checkpoint = last_checkpoint(folder / "mentions") if args.resume else None
     if args.pretrain_passes > 0 and checkpoint is None:
         pretrain = PositiveConfig(
@@ -223,24 +225,25 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
             lr_scheduler_type="cosine",
             warmup_steps=100,
             num_train_epochs=1,
+            bf16=args.pretrain_bf16,
             per_device_train_batch_size=args.pretrain_batch_size,
             save_strategy="steps",
             save_steps=500,
             **shared,
         )
         trainer = PositiveTrainer(model, pretrain, from_kb(round(kb.num_names * args.pretrain_passes), 1), targets)
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder / "names") if args.resume else None)
+        trainer.train(resume_from_checkpoint=done)
         steps = trainer.state.global_step
-        if trainer.accelerator.distributed_type == DistributedType.FSDP:
-            # A model that is shared out over processes stays so, and cannot be shared out by another trainer.
-            trainer.save_linker(folder / "names" / "linker")
-            model = load_model(str(folder / "names" / "linker"))
+        # A model that a trainer has prepared (for bfloat16, for several processes) cannot be prepared by another.
+        trainer.save_linker(folder / "names" / "linker")
+        model = load_model(str(folder / "names" / "linker"))
     mixed_in = from_kb(round(len(examples) * args.kb_mentions_per_mention), 2)
     config = PositiveConfig(
         output_dir=str(folder / "mentions"),
         learning_rate=args.positive_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=args.positive_warmup,
+        bf16=args.positive_bf16,
         num_train_epochs=args.positive_epochs,
         per_device_train_batch_size=args.positive_batch_size,
         per_device_eval_batch_size=64,
@@ -279,12 +282,6 @@ def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Pa
     return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The last complete checkpoint of a stage: the trainer's state is the last file written."""
-    done = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
-    return str(max(done, key=lambda path: int(path.name.split("-")[1]))) if done else None
-
-
 def stage(
     folder: Path, linker: Path, resume: bool, state: PartialState, kind: DistributedType, run: Callable[[], Curve]
 ) -> Curve:
@@ -298,7 +295,10 @@ def stage(
     state.distributed_type = kind
     curve = run()
     if state.is_main_process:
-        marker.write_text(json.dumps(curve), encoding="utf-8")
+        # Written aside and renamed, so that a killed run leaves no half a file.
+        partial_file = marker.with_suffix(".partial")
+        partial_file.write_text(json.dumps(curve), encoding="utf-8")
+        partial_file.replace(marker)
     state.wait_for_everyone()
     return curve
 

@@ -1,5 +1,6 @@
-"""Two real processes (gloo) mine what one mines and train to the weights one trains to."""
+"""Two real processes (gloo) mine what one mines and train to the weights one trains to, with DDP and with FSDP2."""
 
+import json
 import os
 import socket
 import subprocess
@@ -7,28 +8,24 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from datasets import DatasetDict
-from distributed_worker import RUNS, run
+from distributed_worker import RUNS, SHARED_OUT, run
 from safetensors.torch import load_file
 
+from angel_trl.linker import EntityLinker
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
+ACCELERATE = WORKER.parents[1] / "recipes" / "accelerate"
 TIMEOUT = 90
+ALL = RUNS | SHARED_OUT
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory, make_model, tokenizer, small_kb, small_mentions):
-    """A folder with model, corpus and knowledge base, in which two processes have run."""
-    folder = tmp_path_factory.mktemp("distributed")
-    make_model().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    small_kb.to_parquet(folder / "kb.parquet")
-    splits = {s: small_mentions.filter(lambda row, s=s: row["split"] == s) for s in ("train", "dev")}
-    DatasetDict(splits).save_to_disk(str(folder / "mentions"))
-    for kind in RUNS:
-        (folder / f"one-{kind}").mkdir()
-        (folder / f"two-{kind}").mkdir()
+def launch(folder, **environment):
+    """Run the worker in two processes and wait for both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,10 +33,10 @@ def world(tmp_path_factory, make_model, tokenizer, small_kb, small_mentions):
         **os.environ,
         "PYTHONPATH": str(WORKER.parents[1]),
         "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": "2",
+        **environment,
     }
     logs = [folder / f"process-{rank}.log" for rank in range(2)]
     processes = []
@@ -57,34 +54,91 @@ def world(tmp_path_factory, make_model, tokenizer, small_kb, small_mentions):
             process.kill()
     for code, log in zip(codes, logs, strict=True):
         assert code == 0, log.read_text()[-4000:]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, make_model, tokenizer, small_kb, small_mentions):
+    """A folder with model, corpus and knowledge base, in which two processes have run, and one."""
+    folder = tmp_path_factory.mktemp("distributed")
+    make_model().save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    small_kb.to_parquet(folder / "kb.parquet")
+    splits = {s: small_mentions.filter(lambda row, s=s: row["split"] == s) for s in ("train", "dev")}
+    DatasetDict(splits).save_to_disk(str(folder / "mentions"))
+    for kind in ALL:
+        (folder / f"one-{kind}").mkdir()
+        (folder / f"two-{kind}").mkdir()
+    launch(folder, ACCELERATE_USE_CPU="true")
+    # As `accelerate launch` hands on its configuration.
+    configuration = yaml.safe_load((ACCELERATE / "fsdp2.yaml").read_text())["fsdp_config"]
+    as_environment = {name.upper(): str(value).lower() for name, value in configuration.items()}
+    for name in ("FSDP_AUTO_WRAP_POLICY", "FSDP_STATE_DICT_TYPE"):
+        as_environment[name] = as_environment[name].upper()
+    launch(folder, ACCELERATE_USE_FSDP="true", **as_environment)
+    for kind, settings in ALL.items():
+        run(folder, folder / f"one-{kind}", 4, settings)
     return folder
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_two_processes_mine_and_train_as_one_does(world, kind):
-    alone = run(world, world / f"one-{kind}", 4, RUNS[kind])
+def history(folder, process, wanted):
+    """`(step, value)` of what was logged under a name."""
+    rows = json.loads((folder / f"history-{process}.json").read_text())
+    return [(row["step"], row[wanted]) for row in rows if wanted in row]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_two_processes_mine_what_one_does(world, kind):
     one, two = world / f"one-{kind}", world / f"two-{kind}"
     expected = np.load(one / "mined-0.npz")
-    counts = np.bincount(expected["mention"], minlength=12)
+    counts = np.bincount(expected["mention"], minlength=10)
     assert len(set(counts.tolist())) > 1, "unequal numbers of pairs are wanted"
     for rank in (0, 1):
         mined = np.load(two / f"mined-{rank}.npz")
         for field in ("mention", "chosen", "rejected"):
             np.testing.assert_array_equal(mined[field], expected[field])
         np.testing.assert_allclose(mined["log_probs"], expected["log_probs"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_two_processes_have_the_losses_and_scores_of_one(world, kind):
+    one, two = world / f"one-{kind}", world / f"two-{kind}"
+    for wanted in ("loss", "rewards/margins", "eval_acc@1", "mined/margin"):
+        expected = history(one, 0, wanted)
+        assert len(expected) == {"loss": 6, "rewards/margins": 6, "eval_acc@1": 3, "mined/margin": 2}[wanted] or (
+            kind == "skip" and wanted == "rewards/margins"
+        )
+        assert [value for _, value in history(two, 0, wanted)] == pytest.approx(
+            [value for _, value in expected], abs=1e-4
+        )
+    assert history(two, 1, "eval_acc@1") == history(two, 0, "eval_acc@1")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_two_processes_train_to_the_weights_of_one(world, kind):
+    one, two = world / f"one-{kind}", world / f"two-{kind}"
     ends = [load_file(two / f"weights-{rank}.safetensors") for rank in (0, 1)]
-    start = load_file(world / "model" / "model.safetensors")
-    moved = max(float((value - start[name]).abs().max()) for name, value in ends[0].items() if name in start)
-    assert moved > 1e-3
-    for name, value in alone.model.state_dict().items():
+    alone, start = load_file(one / "weights-0.safetensors"), load_file(world / "model" / "model.safetensors")
+    if kind not in SHARED_OUT:  # there the best model may be that of the start
+        moved = max(float((value - start[name]).abs().max()) for name, value in ends[0].items() if name in start)
+        assert moved > 1e-3
+    for name, value in alone.items():
         assert torch.equal(ends[0][name], ends[1][name])
         torch.testing.assert_close(ends[0][name], value, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_two_processes_write_each_pair_once(world, kind):
-    import pyarrow.parquet as pq
+@pytest.mark.parametrize("kind", ALL)
+def test_two_processes_save_one_linker(world, kind):
+    linkers = [
+        EntityLinker.from_pretrained(world / f"{count}-{kind}" / "linker", device="cpu") for count in ("one", "two")
+    ]
+    weights = [dict(linker.model.named_parameters()) for linker in linkers]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
 
+
+@pytest.mark.parametrize("kind", ALL)
+def test_two_processes_write_each_pair_once(world, kind):
     for round in (0, 1):
         rows = pq.read_table(world / f"two-{kind}" / "pairs" / f"round-{round:03d}.parquet").to_pylist()
         keys = [(row["mention_place"], row["rejected_name"]) for row in rows]

@@ -201,7 +201,7 @@ def test_a_resumed_run_may_be_killed_as_well(train, undisturbed, tmp_path):
     output = tmp_path / "run"
     train(output, STEPS, moment=Moment(MINE, 2))
     train(output, STEPS, resume="recipe", moment=Moment(STEP, 2))
-    # From step 2 to within step 4, and again.
+    # It went from step 2 to within step 4; the next goes from step 2 to within checkpoint-6.
     assert checkpoints(output) == [0, 2]
     train(output, STEPS, resume="recipe", moment=Moment(SAVE_OPTIMIZER, 2))
     assert checkpoints(output) == [0, 2, 4]

@@ -58,10 +58,14 @@ def test_names_of_a_mention_follow_its_prefix_without_their_last_tokens():
     assert {value.dtype for value in batch.values()} == {torch.int64}
 
 
-def test_cells_leave_out_what_is_padding_in_the_table():
-    batch = pack(MENTIONS[::-1], NAMES[::-1], PAD)
-    assert batch["tree_positions"].shape == (2, 7)
-    assert batch["tree_cells"].tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 11, 12, 13]
+def test_places_count_the_tokens_of_all_mentions_before():
+    batch = pack([MENTIONS[1], MENTIONS[0], MENTIONS[1]], [NAMES[1], NAMES[0], [[65, 2]]], PAD)
+    assert batch["tree_positions"].shape == (3, 7)
+    # Trees of 4, 7 and 3 tokens, in a table of 7 a mention.
+    assert batch["tree_cells"].tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+    assert batch["name_states"].tolist() == [1, 2, 3, 6, 7, 6, 8, 9, 10, 6, 12, 13]
+    assert batch["tree_ids"][batch["name_states"]].tolist() == [52, 60, 64, 51, 60, 51, 61, 62, 63, 51, 52, 65]
+    assert batch["name_labels"].tolist() == [60, 64, 2, 60, 2, 61, 62, 63, 2, 2, 65, 2]
 
 
 def test_a_name_of_one_token_needs_no_token_of_its_own():

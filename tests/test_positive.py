@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from angel_trl.collator import PositiveExample, positive_examples
 from angel_trl.decoding import search
 from angel_trl.evaluation import evaluate_linking
-from angel_trl.formatting import MentionFormatter
+from angel_trl.formatting import EncodedMention, MentionFormatter
 from angel_trl.positive import PositiveConfig, PositiveTrainer
 from angel_trl.targets import NearestNames, TargetNames, prepare_mentions
 
@@ -71,6 +71,28 @@ def test_loss_and_gradients_are_those_of_plain_forwards(make_positive, tokenizer
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     assert_same_gradients(trainer.model, untouched)
+
+
+@pytest.mark.parametrize("has_encoder", [True, False], ids=["source", "prompt"])
+def test_mentions_of_similar_length_come_together(make_positive, has_encoder):
+    trainer = make_positive(per_device_train_batch_size=4)
+    examples = trainer.train_dataset.examples
+    if not has_encoder:
+        prompts = [EncodedMention((), (*one.mention.source, *one.mention.prefix)) for one in examples]
+        examples[:] = [PositiveExample(*pair) for pair in zip(prompts, [one.names for one in examples], strict=True)]
+    order = list(trainer._get_train_sampler())
+    lengths = [len(examples[place].mention.source or examples[place].mention.prefix) for place in order]
+    assert sorted(order) == list(range(len(examples)))
+    batches = [lengths[i : i + 4] for i in range(0, len(lengths), 4)]
+    assert lengths[0] == max(lengths)
+    assert all(batch == sorted(batch, reverse=True) for batch in batches)
+    assert order == list(trainer._get_train_sampler()), "all processes draw the same order"
+    trainer.state.global_step = len(batches)
+    second = list(trainer._get_train_sampler())
+    assert sorted(second) == sorted(order)
+    assert second != order, "an epoch has an order of its own"
+    trainer.state.global_step += 1
+    assert second == list(trainer._get_train_sampler()), "and has it when training resumes within it"
 
 
 def test_dropout_is_on_in_this_stage(make_positive, make_model):

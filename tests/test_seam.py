@@ -1,6 +1,8 @@
 """What we override or call inside TRL and transformers is still there: a release that moves it fails here, by name."""
 
+import dataclasses
 import inspect
+import re
 
 import pytest
 import torch
@@ -26,6 +28,10 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils as trl_utils
+
+from angel_trl.config import REFUSED
+from angel_trl.preference_head import RowScores
 
 SIGNATURES = [
     (DPOTrainer, "_prepare_dataset", ["dataset"], "overridden: batches are made of mentions"),
@@ -36,7 +42,10 @@ SIGNATURES = [
     (DPOTrainer, "__init__", ["processing_class", "callbacks", "optimizers", "peft_config"], "called"),
     (Trainer, "_get_num_items_in_batch", ["batch_samples", "device"], "overridden: counts pairs"),
     (Trainer, "_determine_best_metric", ["metrics", "trial"], "called to start from the model given"),
-    (Trainer, "_save_checkpoint", ["model", "trial"], "called to keep the model given"),
+    (Trainer, "_save_checkpoint", ["model", "trial"], "overridden, and called to keep the model given"),
+    (DPOTrainer, "_save_checkpoint", ["model", "trial"], "overridden: all processes learn of the best"),
+    (DPOTrainer, "__init__", ["ref_model"], "called: a stand-in under FSDP"),
+    (trl_utils, "add_fused_lm_head", ["model", "outputs"], "called on a stand-in for the model"),
     (Trainer, "training_step", ["model", "inputs", "num_items_in_batch"], "hands the pairs counted to compute_loss"),
     (Trainer, "add_callback", ["callback"], "called"),
     (Seq2SeqTrainer, "_get_train_sampler", ["train_dataset"], "overridden: batches of similar length"),
@@ -76,8 +85,23 @@ def test_the_loss_still_reads_what_our_batches_carry():
         'inputs["completion_mask"]',
         "fused_lm_head=True",
         "self.accelerator.gather(",
+        "zip(self.loss_types, self.loss_weights, strict=True)",
+        '"rewards/margins"]',
+        '"logps/chosen"]',
     ):
         assert needed in source, f"DPOTrainer._compute_loss of trl {trl.__version__} no longer has {needed}"
+
+
+def test_the_loss_reads_no_field_that_our_head_does_not_give():
+    read = set(re.findall(r"\boutputs\.(\w+)", inspect.getsource(DPOTrainer._compute_loss))) - {"aux_loss"}
+    assert read == {field.name for field in dataclasses.fields(RowScores)}, f"in trl {trl.__version__}"
+
+
+def test_trls_head_still_finds_its_way_through_the_names_that_the_stand_in_has():
+    source = inspect.getsource(trl_utils.add_fused_lm_head)
+    for needed in ('"base_model"', "self.get_output_embeddings()", "model.forward = types.MethodType("):
+        assert needed in source, f"add_fused_lm_head of trl {trl.__version__} no longer has {needed}"
+    assert hasattr(trl_utils, "_ChunkedLogProbFunction"), f"trl {trl.__version__}: None says there is no fused head"
 
 
 def test_a_scaled_loss_is_still_announced_by_this_attribute():
@@ -94,16 +118,8 @@ def test_an_epoch_still_begins_before_its_batches_are_read():
 
 
 def test_refused_settings_still_exist_in_dpo_config():
-    fields = DPOConfig.__dataclass_fields__
-    for name in (
-        "ld_alpha",
-        "sync_ref_model",
-        "max_steps",
-        "disable_dropout",
-        "ignore_data_skip",
-        "precompute_ref_log_probs",
-    ):
-        assert name in fields, f"DPOConfig of trl {trl.__version__} has no {name}"
+    for name in (*REFUSED, "precompute_ref_log_probs", "train_sampling_strategy", "activation_checkpointing_kwargs"):
+        assert name in DPOConfig.__dataclass_fields__, f"DPOConfig of trl {trl.__version__} has no {name}"
 
 
 def test_caches_have_both_halves():

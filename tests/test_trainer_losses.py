@@ -237,6 +237,16 @@ def test_weighting_is_by_how_likely_the_model_finds_both_names(make_trainer, mak
     assert max(weights) > 2 * min(weights)
 
 
+def test_without_a_count_the_loss_is_the_mean_over_the_batch(make_trainer, make_model):
+    trainer = make_trainer(loss_type=["sigmoid", "sft"])
+    items = literal_items(trainer)
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator(items))
+    untouched = make_model()
+    assert loss.item() == pytest.approx(
+        (stock_loss(untouched, items) + stock_entropy(untouched, items)).item(), abs=1e-5
+    )
+
+
 def test_outputs_are_refused_since_their_logits_are_never_made(make_trainer):
     trainer = make_trainer()
     batch = trainer.data_collator(literal_items(trainer))
