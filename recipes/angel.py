@@ -67,8 +67,8 @@ class RecipeArguments:
     model: str = field(
         default="facebook/bart-large",
         metadata={
-            "help": "Path or Hub id of a linker or model (BART, mBART, T5, mT5, GPT-2, Llama, Mistral, Qwen2, Qwen3) or "
-            f"a preset: {', '.join(SCRATCH_PRESETS)}."
+            "help": "A model (BART, mBART, T5, mT5, GPT-2, Llama, Mistral, Qwen2, Qwen3) or linker, path or Hub id, "
+            f"or a preset: {', '.join(SCRATCH_PRESETS)}."
         },
     )
     corpus: str | None = field(
