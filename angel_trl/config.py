@@ -15,6 +15,7 @@ _TOKENISED = "mentions become token ids by `MentionFormat` (max_words), and batc
 _NO_REFERENCE_MODEL = (
     "there is no reference model: its log-probabilities come from mining (`reference` says of which model)"
 )
+_NOT_COMPILED = "batches have new shapes at every step, and positions travel with the token ids"
 _NOISE = "log-probabilities under noise are noise on the mined reference"
 
 REFUSED = {
@@ -49,7 +50,9 @@ REFUSED = {
     "fp16_full_eval": "evaluation searches in the precision of training: set bf16",
     "eval_on_start": "the model of the start is always evaluated",
     "fp16": "names are scored by sums of log-probabilities, for which float16 has too small a range: use bf16",
-    "torch_compile": "batches have new shapes at every step, and positions travel with the token ids",
+    "torch_compile": _NOT_COMPILED,
+    "torch_compile_backend": _NOT_COMPILED,
+    "torch_compile_mode": _NOT_COMPILED,
     "use_liger_kernel": "its kernels replace modules whose log-probabilities have been shown to equal those of mining",
     "auto_find_batch_size": "the steps of a round follow from the batch size",
     "average_tokens_across_devices": "the loss is a mean over the pairs of all processes",
@@ -159,6 +162,10 @@ class AngelConfig(DPOConfig):
         # Makes TRL read the reference log-probabilities from the batch in place of loading a reference model.
         self.precompute_ref_log_probs = True
         super().__post_init__()
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError(
+                "early_stopping_patience counts evaluations, but eval_strategy is 'no'. Evaluate, or set it to null."
+            )
         if self.accelerator_config.dispatch_batches or self.accelerator_config.split_batches:
             raise ValueError(
                 "accelerator_config asks for dispatch_batches or split_batches, which cut batches into rows, but here "
@@ -174,7 +181,8 @@ class AngelConfig(DPOConfig):
         for setting in fields(self):
             value = getattr(self, setting.name)
             default = setting.default if setting.default_factory is MISSING else setting.default_factory()
-            if setting.name in REFUSED and value != default:
+            # TRL resolves some defaults to None, and none asks for nothing.
+            if setting.name in REFUSED and value not in (default, None):
                 reason = REFUSED[setting.name].format(mining_batch_size=self.mining_batch_size)
                 raise ValueError(f"{setting.name} is {value!r} and must be left at {default!r}: {reason}.")
         if self.num_train_epochs not in (self.num_rounds, DPOConfig.__dataclass_fields__["num_train_epochs"].default):

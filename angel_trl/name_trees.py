@@ -2,8 +2,8 @@
 
 The decoder gets one flat list of tokens, `[1, tokens]`: for each mention its prefix (the prompt of a decoder-only
 model), then its names one after the other. A name sees the prefix and itself, so all names of a mention share the
-prefix's states, as they share the source's; a name that several pairs have in common stands there once. There is no
-padding outside of attention.
+prefix's states, as they share the source's; a name that several pairs have in common stands there once. Only sources
+are padded, and tables of attention.
 """
 
 from __future__ import annotations

@@ -141,10 +141,10 @@ class _Scores(torch.autograd.Function):
             parts.append(
                 (
                     values.gather(1, label[:, None])[:, 0] - total,
-                    total - torch.linalg.vecdot(probs, values),
+                    total - (probs * values).sum(-1),
                     values.mean(-1),
                     values.argmax(-1) == label,
-                    values.mul_(2).logsumexp(-1) - 2 * total if weighting else total,
+                    (2 * values).logsumexp(-1) - 2 * total if weighting else total,
                 )
             )
         log_probs, *others = (torch.cat(field) for field in zip(*parts, strict=True))

@@ -133,7 +133,7 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         self.train_dataset = RoundDataset(args.round_size(len(self.mentions)), multiple_of=a_step)
         # Processes hold unequal numbers of pairs, and TRL gathers a value a pair for its metrics.
         self.accelerator.gather = self._gather_unequal
-        self._without_pairs = False
+        self._without_pairs = self._nothing_gathered = False
         self._chosen_tokens = 0
         self.add_callback(PairMiningCallback(self))
         if args.early_stopping_patience is not None:
@@ -149,11 +149,14 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         """Gather a value a pair from all processes; what stands in for the pairs of an empty batch is left out."""
         if not (torch.is_tensor(tensor) and tensor.ndim == 1):
             return accelerate_gather(tensor)
-        if self._without_pairs:
-            tensor = torch.full_like(tensor, float("nan"), dtype=torch.float32)
+        own = tensor[:0] if self._without_pairs else tensor
         if self.accelerator.num_processes > 1:
-            tensor = accelerate_gather(pad_across_processes(tensor.float(), pad_index=float("nan")))
-        return tensor[~tensor.isnan()]
+            counts = accelerate_gather(torch.tensor([len(own)], device=own.device)).tolist()
+            if any(counts):
+                rows = accelerate_gather(pad_across_processes(own)).view(len(counts), -1)
+                own = torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
+        self._nothing_gathered = not len(own)
+        return own
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor:
         counts = torch.stack([torch.stack([b["pair_count"], _chosen_tokens(b)]) for b in batch_samples]).sum(0)
@@ -198,11 +201,12 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         return loss * share
 
     def _forget_what_no_pair_gave(self) -> None:
-        """Drop metrics of a step in which no process had a pair."""
+        """Drop metrics of a step in which no process had a pair: means of nothing."""
+        if not self._nothing_gathered:
+            return
         logged = self._metrics["train" if self.model.training else "eval"]
         for key in [key for key, values in logged.items() if key.startswith(("rewards/", "logps/"))]:
-            if logged[key] and logged[key][-1] != logged[key][-1]:
-                logged[key].pop()
+            logged[key].pop()
             if not logged[key]:
                 del logged[key]
 

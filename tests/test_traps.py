@@ -1,6 +1,7 @@
 """The traps of the published implementation, one by one: what went wrong there is shown not to here."""
 
 import ast
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import utils as trl_utils
 
@@ -287,25 +288,31 @@ def test_trap_9_rerun_does_not_duplicate(make_trainer, tmp_path):
         assert table.num_rows > 0
 
 
-def test_trap_10_the_stock_trainer_takes_an_encoder_decoder_model_and_trains_something_else(
-    make_trainer, make_model, tokenizer, tmp_path
+@pytest.mark.parametrize("kind", ["bart", "llama"])
+def test_trap_10_the_stock_trainer_trains_something_else_if_the_model_has_an_encoder(
+    make_trainer, make_model, tokenizer, tmp_path, kind
 ):
     """TRL's own trainer feeds prompt and name to the encoder, and says nothing. Hence one of our own."""
     if trl_utils._ChunkedLogProbFunction is None:
         pytest.skip("this TRL trains only where Triton is installed")
-    make_trainer(num_rounds=1).train()
+    model = make_model()
+    if kind == "llama":
+        torch.manual_seed(0)
+        size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        size |= {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "initializer_range": 0.3}
+        model = LlamaForCausalLM(LlamaConfig(**size, bos_token_id=0, eos_token_id=2))
+    start, reference = copy.deepcopy(model), copy.deepcopy(model)
+    make_trainer(model, num_rounds=1).train()
     pairs = Dataset.from_parquet(str(tmp_path / "pairs" / "round-000.parquet"), cache_dir=str(tmp_path / "cache"))
     quiet = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "logging_steps": 1}
     arguments = DPOConfig(
         str(tmp_path / "stock"), max_steps=1, per_device_train_batch_size=len(pairs), save_strategy="no", **quiet
     )
-    stock = DPOTrainer(
-        make_model(), ref_model=make_model(), args=arguments, train_dataset=pairs, processing_class=tokenizer
-    )
+    stock = DPOTrainer(start, ref_model=reference, args=arguments, train_dataset=pairs, processing_class=tokenizer)
     stock.train()
     assert np.isfinite(stock.state.log_history[0]["loss"]), "it does train"
     batch = stock.data_collator([stock.train_dataset[row] for row in range(len(pairs))])
     found = stock.compute_ref_log_probs(stock.ref_model, batch)
     for side, log_probs in zip(("chosen", "rejected"), found, strict=True):
         difference = np.abs(log_probs.numpy() - np.array(pairs[f"{side}_log_prob"]))
-        assert difference.mean() > 0.5
+        assert difference.max() < 1e-4 if kind == "llama" else difference.mean() > 0.5
