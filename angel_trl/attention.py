@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -34,6 +35,52 @@ class Layout(Protocol):
         sliding_window: int | None,
     ) -> torch.Tensor | None:
         """Attention output `[batch, time, heads, width]`; None to leave this module's attention as it is."""
+
+
+def attend_visible(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    visible: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
+    *,
+    scaling: float | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention as layouts do it once their queries stand in a table.
+
+    Args:
+        query: float `[mentions, heads, queries, width]`.
+        key: float `[mentions, heads or a divisor of them, keys, width]`.
+        value: likewise.
+        visible: bool, broadcast to `[mentions, heads, queries, keys]`; None where all keys are seen.
+        bias: float `[mentions, heads, queries, keys]` added to the scores (T5); needs `visible`.
+        scaling: of the scores.
+        dropout: rate of dropout on the weights.
+
+    Returns:
+        Float `[mentions, queries, heads, width]`.
+    """
+    if bias is not None and visible is not None:
+        visible = bias.to(query.dtype).masked_fill(~visible, float("-inf"))
+    if key.shape[1] != query.shape[1]:
+        # With a mask, SDPA's own grouping of heads would take the slow path on a GPU.
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    output = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout, scale=scaling)
+    return output.transpose(1, 2)
+
+
+def refuse_beyond_window(longest: int, sliding_window: int) -> None:
+    """Say so where a text of `longest` tokens does not fit the sliding window of a layer.
+
+    Raises:
+        ValueError: if it does not: layouts see whole texts.
+    """
+    if longest > sliding_window:
+        raise ValueError(
+            f"A text of {longest} tokens is longer than the model's sliding window of {sliding_window}, which is not "
+            "supported. Use fewer words of context (max_words)."
+        )
 
 
 def _attention(

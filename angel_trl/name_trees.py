@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
+from angel_trl.attention import attend_visible, refuse_beyond_window
 from angel_trl.formatting import EncodedMention
 
 Ints = NDArray[np.int64]
@@ -146,23 +146,13 @@ class NameTrees:
         Raises:
             ValueError: if a text is longer than the sliding window of the layer, which is not supported.
         """
-        mask: torch.Tensor | None = self.source
+        visible, bias = self.source, None
         if getattr(module, "is_causal", False):
-            longest = 1 - int(self.distance.min()) if sliding_window is not None else 0
-            if sliding_window is not None and longest > sliding_window:
-                raise ValueError(
-                    f"A text of {longest} tokens is longer than the model's sliding window of {sliding_window}, "
-                    "which is not supported. Use fewer words of context (max_words)."
-                )
-            key, value, mask = self._table(key), self._table(value), self.visible
-            if self.bias is not None:
-                mask = self.bias.to(query.dtype).masked_fill(~self.visible, float("-inf"))
-        query = self._table(query)
-        if key.shape[1] != query.shape[1]:
-            # With a mask, SDPA's own grouping of heads would take the slow path on a GPU.
-            key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
-        output = output.transpose(1, 2).flatten(0, 1)
+            if sliding_window is not None:
+                refuse_beyond_window(1 - int(self.distance.min()), sliding_window)
+            key, value, visible, bias = self._table(key), self._table(value), self.visible, self.bias
+        output = attend_visible(self._table(query), key, value, visible, bias, scaling=scaling, dropout=dropout)
+        output = output.flatten(0, 1)
         return (output if self.cells is None else output.index_select(0, self.cells))[None]
 
     def _table(self, flat: torch.Tensor) -> torch.Tensor:

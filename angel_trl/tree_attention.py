@@ -16,8 +16,9 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from transformers.cache_utils import Cache
+
+from angel_trl.attention import attend_visible, refuse_beyond_window
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,11 +66,8 @@ class TreeStep:
         Raises:
             ValueError: if the text is longer than the sliding window of the layer, which is not supported.
         """
-        if sliding_window is not None and self.longest > sliding_window:
-            raise ValueError(
-                f"A text of {self.longest} tokens is longer than the model's sliding window of {sliding_window}, "
-                "which the search does not support. Use fewer words of context (max_words)."
-            )
+        if sliding_window is not None:
+            refuse_beyond_window(self.longest, sliding_window)
         heads, tokens, width = query.shape[1:]
         mentions = len(key)
         flat = query[0].transpose(0, 1)
@@ -78,17 +76,9 @@ class TreeStep:
         else:
             packed = flat.new_zeros(mentions, self.queries, heads, width)
             packed[self.place, self.query] = flat
-        mask: torch.Tensor | None = self.source
-        if getattr(module, "is_causal", False):
-            mask = self.visible
-            if self.bias is not None:
-                mask = self.bias.to(query.dtype).masked_fill(~self.visible, float("-inf"))
-        if key.shape[1] != heads:
-            # With a mask, SDPA's own grouping of heads would take the slow path on a GPU.
-            key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
-        output = F.scaled_dot_product_attention(
-            packed.transpose(1, 2), key, value, attn_mask=mask, scale=scaling
-        ).transpose(1, 2)
+        causal = getattr(module, "is_causal", False)
+        visible, bias = (self.visible, self.bias) if causal else (self.source, None)
+        output = attend_visible(packed.transpose(1, 2), key, value, visible, bias, scaling=scaling)
         output = output.reshape(tokens, heads, width) if self.full else output[self.place, self.query]
         return output[None]
 
