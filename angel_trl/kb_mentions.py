@@ -1,91 +1,121 @@
-"""Mentions made from a knowledge base alone: its names, misspelled a little, each with names of its concept to learn.
+"""Mentions made from a knowledge base alone: its names, misspelled a little, in sentences about them.
 
-They teach a model from scratch how the names of a concept vary before it sees a corpus, and they are where a model
-that has fitted its training mentions still errs, which is where negative samples are to be mined.
+They teach a model how the names of a concept vary before it sees a corpus (the paper's pre-training), and they are
+where a model that has fitted its training mentions still errs, which is where negative samples are to be mined.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from angel_trl.kb import KnowledgeBase
+from angel_trl.kb_sentences import KBSentence, SentenceMaker
 from angel_trl.mentions import MENTION_FEATURES
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
+class KBMentions(Sequence[dict[str, Any]]):
+    """A sequence of mentions of which each is made when it is asked for: as long as wanted, in no memory.
 
-def misspell(name: str, rng: random.Random) -> str:
-    """One small change, as corpora show them: a typing error in a letter, a word lost, or two words swapped."""
-    words = name.split(" ")
-    kind = rng.choice(("letter", "letter", "drop", "swap"))
-    if kind == "drop" and len(words) > 2:
-        del words[rng.randrange(len(words))]
-    elif kind == "swap" and len(words) > 1:
-        place = rng.randrange(len(words) - 1)
-        words[place], words[place + 1] = words[place + 1], words[place]
-    else:
-        place = rng.randrange(len(name))
-        letter = rng.choice(_LETTERS)
-        edit = rng.choice(("", letter, letter + name[place], name[place] * 2))
-        changed = name[:place] + edit + name[place + 1 :]
-        return changed if changed.strip() else name
-    return " ".join(words)
-
-
-def kb_mentions(kb: KnowledgeBase, count: int, *, seed: int, noise: float = 0.3) -> Dataset:
-    """A mention dataset of `count` mentions, each a name of the knowledge base standing alone.
+    Every name is the mention once before any is again.
 
     Args:
-        kb: the knowledge base. Every name is drawn once before any is drawn again.
+        kb: the knowledge base.
+        count: how many.
+        seed: decides names and sentences; each mention depends on it and its place alone.
+        noise: share of mentions with a small change, as by `angel_trl.kb_sentences.misspell`.
+        context: share of mentions in a sentence made of what the knowledge base knows; the others stand alone.
+        exclude: indices of names that are no mentions.
+
+    Raises:
+        ValueError: if all names are excluded, `count` is negative, or a share is none.
+    """
+
+    def __init__(
+        self,
+        kb: KnowledgeBase,
+        count: int,
+        *,
+        seed: int,
+        noise: float = 0.3,
+        context: float = 0.0,
+        exclude: Iterable[int] = (),
+    ) -> None:
+        if count < 0:
+            raise ValueError(f"count is {count}; it must not be negative.")
+        self.kb = kb
+        self.seed = seed
+        self._count = count
+        self._maker = SentenceMaker(kb, noise, context)
+        excluded = np.fromiter(exclude, dtype=np.int64)
+        self._names = np.setdiff1d(np.arange(kb.num_names, dtype=np.int32), excluded)
+        if not len(self._names):
+            raise ValueError("No name of the knowledge base is left to be a mention.")
+        self._pass = -1
+        self._order: NDArray[np.int32] = self._names[:0]
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if place < 0:
+            place += len(self)
+        name, made, _ = self.sentence(place)
+        return {
+            "id": f"kb:{place}",
+            "document_id": f"kb:{place}",
+            "text": made.text,
+            "start": made.start,
+            "end": made.end,
+            "mention": made.text[made.start : made.end],
+            "types": [],
+            "concept_ids": [list(self.kb.ids_of_name(name))],
+            "split": "kb",
+        }
+
+    def sentence(self, place: int) -> tuple[int, KBSentence, random.Random]:
+        """The name index and sentence of a mention, and the generator that made them, to draw more for it.
+
+        Raises:
+            IndexError: if there is no such mention.
+        """
+        if not 0 <= place < len(self):
+            raise IndexError(f"mention {place} of {len(self)}")
+        which, within = divmod(place, len(self._names))
+        if which != self._pass:
+            self._order = np.random.default_rng([self.seed, which]).permutation(self._names)
+            self._pass = which
+        name = int(self._order[within])
+        rng = random.Random(f"{self.seed}:{place}")
+        return name, self._maker.make(name, rng), rng
+
+
+def kb_mentions(kb: KnowledgeBase, count: int, *, seed: int, **settings: Any) -> Dataset:
+    """A mention dataset of `count` mentions made from a knowledge base.
+
+    Args:
+        kb: the knowledge base.
         count: mentions wanted.
         seed: decides draws and changes.
-        noise: share of mentions that are changed by `misspell`.
+        settings: `noise`, `context` and `exclude`, as in `KBMentions`.
 
     Returns:
         Rows as in `MENTION_FEATURES`, with `split` "kb" and the concepts of the name as alternatives.
     """
-    rng = random.Random(seed)
-    rows: dict[str, list[Any]] = {column: [] for column in MENTION_FEATURES}
-    order: list[int] = []
-    for number in range(count):
-        if not order:
-            order = list(range(kb.num_names))
-            rng.shuffle(order)
-        index = order.pop()
-        name = kb.names[index]
-        text = misspell(name, rng) if rng.random() < noise else name
-        row = {
-            "id": f"kb:{number}",
-            "document_id": f"kb:{number}",
-            "text": text,
-            "start": 0,
-            "end": len(text),
-            "mention": text,
-            "types": [],
-            "concept_ids": [list(kb.ids_of_name(index))],
-            "split": "kb",
-        }
+    rows = KBMentions(kb, count, seed=seed, **settings)
+    columns: dict[str, list[Any]] = {column: [] for column in MENTION_FEATURES}
+    for row in rows:
         for column, value in row.items():
-            rows[column].append(value)
-    return Dataset.from_dict(rows, features=MENTION_FEATURES)
-
-
-def other_names(
-    kb: KnowledgeBase, gold: Sequence[Sequence[int]], count: int, *, seed: int, exclude: Iterable[int] = ()
-) -> list[list[int]]:
-    """For each mention, up to `count` names of its gold concepts drawn at random: names to learn, as name indices.
-
-    Names in `exclude` (those a model cannot write) are never drawn.
-    """
-    rng = random.Random(seed)
-    excluded = frozenset(exclude)
-    chosen = []
-    for concepts in gold:
-        found = dict.fromkeys(int(n) for concept in concepts for n in kb.names_of_concept(concept))
-        names = [name for name in found if name not in excluded]
-        chosen.append(rng.sample(names, min(count, len(names))))
-    return chosen
+            columns[column].append(value)
+    return Dataset.from_dict(columns, features=MENTION_FEATURES)

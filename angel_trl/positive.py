@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
+from torch.utils.data import Sampler
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -20,6 +22,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from angel_trl.collator import PositiveCollator, PositiveExample
+from angel_trl.kb_examples import KBExamples
 from angel_trl.mention_batches import add_mention_batches
 from angel_trl.searching_trainer import SearchingTrainer
 from angel_trl.targets import MentionSet, TargetNames
@@ -89,13 +92,54 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+class StreamSampler(Sampler[int]):
+    """Examples in their own order, but for windows of 50 steps within which batches are of similar length.
+
+    For examples that are made when they are asked for: nothing is kept but a window, and a run that resumes does not
+    make again what it has done.
+
+    Args:
+        trainer: whose examples these are.
+        examples: the examples.
+    """
+
+    _WINDOW_STEPS = 50
+
+    def __init__(self, trainer: PositiveTrainer, examples: KBExamples) -> None:
+        self._trainer = trainer
+        self._examples = examples
+        args = trainer.args
+        self._batch = args.train_batch_size
+        self._step = self._batch * args.world_size * args.gradient_accumulation_steps
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[int]:
+        # What was trained on is passed over by number only.
+        done = self._trainer.state.global_step * self._step % max(1, len(self))
+        window = self._WINDOW_STEPS * self._step
+        for first in range(0, len(self), window):
+            places = range(first, min(first + window, len(self)))
+            if places.stop <= done:
+                yield from places
+                continue
+            ordered = sorted(places, key=self._examples.size)
+            batches = [ordered[i : i + self._batch] for i in range(0, len(ordered), self._batch)]
+            last = batches.pop() if len(batches[-1]) < self._batch else []
+            random.Random(f"{self._trainer.args.seed}:{first}").shuffle(batches)
+            for batch in batches:
+                yield from batch
+            yield from last
+
+
 class PositiveTrainer(SearchingTrainer, Seq2SeqTrainer):
     """Trains a model to produce right names (ANGEL, section 3.2): each mention with the names given for it.
 
     Args:
         model: an encoder-decoder or decoder-only model.
         args: the configuration.
-        examples: mentions with the names to learn.
+        examples: mentions with the names to learn; a list, shuffled in each epoch, or `KBExamples`, taken in order.
         targets: names and formatter.
         eval_mentions: dev mentions; None trains without evaluation.
         callbacks: further callbacks.
@@ -135,8 +179,10 @@ class PositiveTrainer(SearchingTrainer, Seq2SeqTrainer):
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
-    def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> EpochSampler:
+    def _get_train_sampler(self, train_dataset: ExampleDataset | None = None) -> Sampler[int]:
         # Batches of similar length waste little on padding.
+        if isinstance(self.train_dataset.examples, KBExamples):
+            return StreamSampler(self, self.train_dataset.examples)
         lengths = [len(example.mention.source or example.mention.prefix) for example in self.train_dataset.examples]
         return EpochSampler(self, lengths)
 

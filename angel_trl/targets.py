@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -330,10 +331,12 @@ class NearestNames:
     """The names of a concept spelled most like a mention: cosine of character n-gram TF-IDF (paper, section 3.2).
 
     Args:
-        kb: the knowledge base.
+        kb: the knowledge base. How rare an n-gram is, is told by 200,000 of its names where it has more.
         ngrams: shortest and longest character n-gram.
         exclude: indices of names never to return: those a model cannot write (`TargetNames.unreachable`).
     """
+
+    _MOST_COUNTED = 200_000
 
     def __init__(self, kb: KnowledgeBase, ngrams: tuple[int, int] = (1, 3), exclude: Iterable[int] = ()) -> None:
         # scikit-learn takes a second to import and is needed for training only.
@@ -342,20 +345,31 @@ class NearestNames:
         self._kb = kb
         self._exclude = frozenset(exclude)
         self._vectorizer = TfidfVectorizer(analyzer="char", ngram_range=ngrams, dtype=np.float32)
-        self._names = self._vectorizer.fit_transform(kb.names)
+        few = kb.num_names <= self._MOST_COUNTED
+        self._vectorizer.fit(kb.names if few else random.Random(0).sample(kb.names, self._MOST_COUNTED))
 
     def nearest(self, mentions: Sequence[str], gold: Sequence[Sequence[int]], count: int) -> list[list[int]]:
         """For each mention, up to `count` name indices of its gold concepts, nearest first.
 
         Names equally near keep the order of the dictionary.
         """
+        names_of = [self._names(concepts) for concepts in gold]
+        # Only these are made into vectors: a knowledge base may have millions of names.
+        needed = np.unique(
+            np.fromiter((name for names in names_of if len(names) > 1 for name in names), dtype=np.int64)
+        )
+        if not len(needed):
+            return names_of
+        vectors = self._vectorizer.transform([self._kb.names[name] for name in needed])
         queries = self._vectorizer.transform(mentions)
         result = []
-        for row, concepts in enumerate(gold):
-            names = list(dict.fromkeys(int(n) for concept in concepts for n in self._kb.names_of_concept(concept)))
-            names = [name for name in names if name not in self._exclude]
+        for row, names in enumerate(names_of):
             if len(names) > 1:
-                similarity = (self._names[names] @ queries[row].T).toarray()[:, 0]
+                similarity = (vectors[np.searchsorted(needed, names)] @ queries[row].T).toarray()[:, 0]
                 names = [names[i] for i in np.argsort(-similarity, kind="stable")[:count]]
             result.append(names)
         return result
+
+    def _names(self, concepts: Sequence[int]) -> list[int]:
+        names = dict.fromkeys(int(n) for concept in concepts for n in self._kb.names_of_concept(concept))
+        return [name for name in names if name not in self._exclude]

@@ -8,18 +8,16 @@ evaluation on the test split (`linker/`, `results.json`, `report.md`, `learning_
 on the command line or in the YAML file; `--help` lists them. The last line printed is one JSON object.
 """
 
-import argparse
 import copy
 import json
 import logging
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 CONFIGS = Path(__file__).parent / "configs"
 if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "--help") for a in sys.argv):
@@ -28,14 +26,9 @@ if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "-
     sys.argv[1:1] = ["--config", str(CONFIGS / "quickstart.yaml")]
 
 import torch  # noqa: E402
-import yaml  # noqa: E402
-from accelerate import PartialState  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
-from accelerate.utils import DistributedType, set_seed  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from reporting import Curve, command_to_try, evaluate_systems, last_line, write_report  # noqa: E402
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
-from trl import TrlParser  # noqa: E402
+from stages import Stages, first_model, parse_settings  # noqa: E402
 
 from angel_trl import (  # noqa: E402
     AngelConfig,
@@ -52,8 +45,9 @@ from angel_trl import (  # noqa: E402
 )
 from angel_trl.architectures import load_model  # noqa: E402
 from angel_trl.collator import positive_examples  # noqa: E402
-from angel_trl.kb_mentions import kb_mentions, other_names  # noqa: E402
-from angel_trl.scratch import SCRATCH_PRESETS, scratch_model  # noqa: E402
+from angel_trl.kb_examples import KBExamples  # noqa: E402
+from angel_trl.kb_mentions import kb_mentions  # noqa: E402
+from angel_trl.scratch import SCRATCH_PRESETS  # noqa: E402
 from angel_trl.searching_trainer import last_checkpoint  # noqa: E402
 from angel_trl.targets import NearestNames, prepare_mentions  # noqa: E402
 
@@ -72,9 +66,15 @@ class RecipeArguments:
         },
     )
     corpus: str | None = field(
-        default=None, metadata={"help": "PubTator file or folder with train, dev and test; default: synthetic data."}
+        default=None,
+        metadata={
+            "help": "Corpus with train, dev and test in any format of read_corpus: a path, a URL or a Hub dataset id; "
+            "default: synthetic data."
+        },
     )
-    kb: str | None = field(default=None, metadata={"help": "Knowledge base file; default: the synthetic one."})
+    kb: str | None = field(default=None, metadata={"help": "Knowledge base, likewise; default: the synthetic one."})
+    fold: int | None = field(default=None, metadata={"help": "Which fold of AskAPatient."})
+    level: Literal["general", "specific"] = field(default="general", metadata={"help": "Which id of COMETA."})
     max_words: int = field(default=384, metadata={"help": "Longest passage in words; longer ones lose context."})
     mention_normalization: str = field(default="genbioel", metadata={"help": "Rule applied to mentions."})
     abbreviations: str = field(
@@ -105,6 +105,9 @@ class RecipeArguments:
         default=0, metadata={"help": "Mentions made from the knowledge base among those the rounds draw from."}
     )
     kb_noise: float = field(default=0.3, metadata={"help": "Share of the mentions made from the KB to misspell."})
+    kb_context: float = field(
+        default=0.0, metadata={"help": "Share of the mentions made from the KB to put in sentences made from it."}
+    )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the test scores."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads of a process on CPU; default: the cores shared out evenly."}
@@ -113,33 +116,8 @@ class RecipeArguments:
 
 
 def parse_arguments(argv: list[str]) -> tuple[RecipeArguments, AngelConfig]:
-    """Read the YAML file and the command line, which wins.
-
-    A model from scratch needs other settings than pre-trained weights do, so those of a preset's own file
-    (`configs/scratch-*.yaml`) come between the two.
-    """
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    files.add_argument("--config")
-    files.add_argument("--model")
-    given, _ = files.parse_known_args(argv)
-    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    only_config.add_argument("--config")
-    _, argv = only_config.parse_known_args(argv)
-    # A setting misspelled is an error, not an abbreviation of another.
-    parser = TrlParser((RecipeArguments, AngelConfig), allow_abbrev=False)
-    if given.config is not None:
-        path = Path(given.config)
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise SystemExit(f"{path} must hold settings as `name: value` lines.")
-        model = given.model or config.get("model")
-        preset = CONFIGS / f"{model}.yaml"
-        if model in SCRATCH_PRESETS and preset.exists():
-            config |= yaml.safe_load(preset.read_text(encoding="utf-8"))
-        unknown = parser.set_defaults_with_config(**config)
-        if unknown:
-            raise SystemExit(f"{path} has unknown settings: {' '.join(unknown)}. --help lists those there are.")
-    return parser.parse_args_into_dataclasses(args=argv)
+    """Read the YAML file, the file of a preset of its own (`configs/scratch-*.yaml`) and the command line."""
+    return parse_settings((RecipeArguments, AngelConfig), argv, CONFIGS)
 
 
 def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
@@ -152,7 +130,7 @@ def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
     else:
         try:
             kb = read_knowledge_base(args.kb)
-            corpus, read = read_corpus(args.corpus)
+            corpus, read = read_corpus(args.corpus, fold=args.fold, level=args.level)
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from error
         report = {"corpus": read.to_dict()}
@@ -168,26 +146,17 @@ def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
     return kb, corpus, report
 
 
-def first_model(
-    args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict, seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model to start from: a preset with random weights, a folder or a Hub repository."""
+def model_to_train(args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict, seed: int):
+    """The model to start from and its tokenizer; a preset's tokenizer is trained on names and passages."""
+    texts = []
     if args.model in SCRATCH_PRESETS:
-        passages = sorted({text.lower() for text in corpus["train"]["text"]})
-        return scratch_model(args.model, [*kb.names, *passages], seed=seed)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        return load_model(args.model), tokenizer
-    except OSError as error:
-        presets = ", ".join(SCRATCH_PRESETS)
-        raise SystemExit(
-            f"Cannot load the model {args.model!r} (presets without the Hub: {presets}): {error}"
-        ) from error
+        texts = [*kb.names, *sorted({text.lower() for text in corpus["train"]["text"]})]
+    return first_model(args.model, texts, seed)
 
 
 def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder: Path) -> Curve:
     """The positive-only stage: names alone if asked for, then the corpus. Saves a linker and returns its dev curve."""
-    model, tokenizer = first_model(args, kb, corpus, angel.seed)
+    model, tokenizer = model_to_train(args, kb, corpus, angel.seed)
     mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
     linker = EntityLinker(model, tokenizer, kb, mention_format)
     targets = linker.targets
@@ -197,12 +166,8 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         train, NearestNames(kb, exclude=targets.unreachable).nearest(train.mentions, train.gold, args.positive_names)
     )
 
-    def from_kb(count: int, seed: int):
-        if not count:
-            return []
-        seed += 10 * angel.seed
-        made = prepare_mentions(kb_mentions(kb, count, seed=seed, noise=args.kb_noise), targets, for_training=True)
-        return positive_examples(made, other_names(kb, made.gold, 1, seed=seed, exclude=targets.unreachable))
+    def from_kb(count: int, seed: int) -> KBExamples:
+        return KBExamples(targets, count, seed=seed + 10 * angel.seed, noise=args.kb_noise, context=args.kb_context)
 
     shared = {
         "seed": angel.seed,
@@ -253,7 +218,7 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
         early_stopping_patience=args.positive_patience,
         **shared,
     )
-    trainer = PositiveTrainer(model, config, examples + mixed_in, targets, dev)
+    trainer = PositiveTrainer(model, config, [*examples, *mixed_in], targets, dev)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_linker(folder)
     return [(steps + row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
@@ -267,10 +232,12 @@ def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Pa
         linker = EntityLinker.from_pretrained(linkers[0], kb=kb, device="cpu")
         model, tokenizer, mention_format = linker.model, linker.tokenizer, linker.targets.formatter.format
     else:
-        model, tokenizer = first_model(args, kb, corpus, angel.seed)
+        model, tokenizer = model_to_train(args, kb, corpus, angel.seed)
     train = corpus["train"]
     if args.mined_kb_mentions:
-        made = kb_mentions(kb, args.mined_kb_mentions, seed=10 * angel.seed + 3, noise=args.kb_noise)
+        made = kb_mentions(
+            kb, args.mined_kb_mentions, seed=10 * angel.seed + 3, noise=args.kb_noise, context=args.kb_context
+        )
         train = concatenate_datasets([train.select_columns(made.column_names), made])
     angel = copy.copy(angel)
     angel.output_dir = str(folder)
@@ -282,72 +249,38 @@ def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Pa
     return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
 
-def stage(
-    folder: Path, linker: Path, resume: bool, state: PartialState, kind: DistributedType, run: Callable[[], Curve]
-) -> Curve:
-    """Run a stage that saves `linker`; with `resume`, take one that is done as it is. Returns its dev curve."""
-    marker = folder / "curve.json"
-    if resume and marker.exists() and (linker / "angel.json").exists():
-        logger.info("%s is done: going on with what follows", folder)
-        return [(step, value) for step, value in json.loads(marker.read_text(encoding="utf-8"))]
-    # A stage has a precision of its own, and accelerate keeps one for the process, and what it made of its kind.
-    AcceleratorState._reset_state(reset_partial_state=False)
-    state.distributed_type = kind
-    curve = run()
-    if state.is_main_process:
-        # Written aside and renamed, so that a killed run leaves no half a file.
-        partial_file = marker.with_suffix(".partial")
-        partial_file.write_text(json.dumps(curve), encoding="utf-8")
-        partial_file.replace(marker)
-    state.wait_for_everyone()
-    return curve
-
-
 def main() -> None:
     """Run the stages and report."""
     begin = time.time()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     args, angel = parse_arguments(sys.argv[1:])
-    state = PartialState()
-    kind = state.distributed_type
-    if angel.use_cpu or not torch.accelerator.is_available():
-        # `accelerate launch` sets one thread a process unless told otherwise, which leaves the other cores idle.
-        torch.set_num_threads(args.cpu_threads or max(1, (os.cpu_count() or 1) // state.num_processes))
-    set_seed(angel.seed)
-    if not state.is_main_process:
-        logging.getLogger().setLevel(logging.ERROR)
-    output = Path(angel.output_dir)
+    stages = Stages(angel, args.resume, args.cpu_threads)
+    output = stages.output
     positive, rounds, final = output / "positive", output / "angel", output / "linker"
     if args.skip_positive and args.skip_angel:
         raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
     kb, corpus, data = load_data(args)
     replaced = [] if args.skip_positive else [positive]
     replaced += [] if args.skip_angel else [rounds, final]
-    for folder in replaced:
-        if state.is_main_process and not args.resume and folder.exists():
-            logger.warning("%s is from an earlier run and is replaced (--resume would go on with it)", folder)
-            shutil.rmtree(folder)
-    state.wait_for_everyone()
-    logger.info("a run that is interrupted goes on when the same command is given with --resume")
+    stages.clear(replaced)
     curves: dict[str, Curve] = {}
     linkers: dict[str, Path] = {}
-    try:
-        if not args.skip_positive:
-            run = partial(train_positive, args, angel, kb, corpus, positive)
-            curves["positive-only"] = stage(positive, positive, args.resume, state, kind, run)
-        if (positive / "angel.json").exists():
-            linkers["positive-only"] = positive
-        if not args.skip_angel:
-            run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final)
-            before = curves["positive-only"][-1][0] if "positive-only" in curves else 0
-            curve = stage(rounds, final, args.resume, state, kind, run)
-            curves["ANGEL"] = [(before + step, value) for step, value in curve]
-            linkers["ANGEL"] = final
-    except KeyboardInterrupt:
-        raise SystemExit(f"Interrupted. Run the same command with --resume to go on in {output}.") from None
-    if state.is_main_process:
+    if not args.skip_positive:
+        run = partial(train_positive, args, angel, kb, corpus, positive)
+        curves["positive-only"] = stages.run(positive, positive, run)
+    if (positive / "angel.json").exists():
+        linkers["positive-only"] = positive
+    if not args.skip_angel:
+        run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final)
+        before = curves["positive-only"][-1][0] if "positive-only" in curves else 0
+        curve = stages.run(rounds, final, run)
+        curves["ANGEL"] = [(before + step, value) for step, value in curve]
+        linkers["ANGEL"] = final
+    if stages.is_main:
         results = {"settings": {"recipe": vars(args), "angel": angel.to_dict()}, "data": data}
-        results |= evaluate_systems(linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu)
+        results |= evaluate_systems(
+            linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu, angel.within_types
+        )
         name = "the synthetic quickstart" if args.corpus is None else Path(args.corpus).name
         write_report(output, results, curves, f"ANGEL on {name}, test split ({len(corpus['test'])} mentions)")
         linker = list(linkers.values())[-1]

@@ -27,6 +27,7 @@ from angel_trl.trainer import AngelTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 import angel as recipe  # noqa: E402
+import pretrain  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -125,6 +126,12 @@ def run_recipe(arguments):
     recipe.synthetic_corpus = lambda seed: small_quickstart()
     sys.argv[1:] = arguments
     recipe.main()
+
+
+def run_pretrain(arguments):
+    """Pre-train as `python recipes/pretrain.py` does."""
+    sys.argv[1:] = arguments
+    pretrain.main()
 
 
 def work(target, log, moment, here, *args):

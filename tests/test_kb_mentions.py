@@ -1,15 +1,13 @@
-import random
 from collections import Counter
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from angel_trl.kb_mentions import kb_mentions, misspell, other_names
+from angel_trl.kb_mentions import KBMentions, kb_mentions
 from angel_trl.mentions import MENTION_FEATURES, validate_mentions
 
 
 def test_rows_are_a_mention_dataset_of_the_size_asked(small_kb):
-    mentions = kb_mentions(small_kb, 200, seed=0)
+    mentions = kb_mentions(small_kb, 200, seed=0, context=0.5)
     validate_mentions(mentions)
     assert len(mentions) == 200
     assert mentions.features == MENTION_FEATURES
@@ -22,10 +20,36 @@ def test_the_seed_decides(small_kb):
     assert list(first) == list(again) != list(other)
 
 
+def test_a_mention_depends_on_its_place_and_not_on_what_was_made_before(small_kb):
+    mentions = KBMentions(small_kb, 500, seed=3, context=0.5)
+    in_order = list(mentions)
+    assert [mentions[place] for place in (499, 0, 250, -1)] == [in_order[place] for place in (499, 0, 250, 499)]
+    assert mentions[10:12] == in_order[10:12]
+    assert KBMentions(small_kb, 10, seed=3, context=0.5)[7] == in_order[7]
+    with pytest.raises(IndexError, match="mention 500 of 500"):
+        mentions[500]
+
+
+def test_a_billion_mentions_take_no_memory(small_kb):
+    mentions = KBMentions(small_kb, 10**9, seed=0)
+    assert len(mentions) == 10**9
+    assert mentions[10**9 - 1]["id"] == "kb:999999999"
+
+
 def test_every_name_is_drawn_before_any_is_drawn_again(small_kb):
     mentions = list(kb_mentions(small_kb, 2 * small_kb.num_names + 5, seed=0, noise=0)["mention"])
     assert sorted(mentions[: small_kb.num_names]) == sorted(small_kb.names)
     assert sorted(Counter(mentions).values()) == [2] * (small_kb.num_names - 5) + [3] * 5
+
+
+def test_excluded_names_are_no_mentions(small_kb):
+    out = {small_kb.find("gout"), small_kb.find("podagra")}
+    mentions = set(kb_mentions(small_kb, small_kb.num_names, seed=0, noise=0, exclude=out)["mention"])
+    assert mentions == set(small_kb.names) - {"gout", "podagra"}
+    with pytest.raises(ValueError, match="No name"):
+        KBMentions(small_kb, 1, seed=0, exclude=range(small_kb.num_names))
+    with pytest.raises(ValueError, match="count is -1"):
+        KBMentions(small_kb, -1, seed=0)
 
 
 def test_the_gold_of_a_mention_is_every_concept_of_its_name(small_kb):
@@ -40,22 +64,3 @@ def test_noise_is_the_share_of_changed_mentions(small_kb):
     assert 220 < changed < 330
     all_changed = sum(text not in names for text in kb_mentions(small_kb, 1000, seed=0, noise=1.0)["mention"])
     assert all_changed > 850
-
-
-@given(st.lists(st.text("abβ", min_size=1, max_size=4), min_size=1, max_size=4).map(" ".join), st.integers(0, 10**6))
-def test_a_misspelled_name_is_never_blank_and_changes_little(name, seed):
-    changed = misspell(name, random.Random(seed))
-    assert changed.strip()
-    assert abs(len(changed) - len(name)) <= max(1, max(len(word) + 1 for word in name.split()))
-    assert abs(len(changed.split()) - len(name.split())) <= 1
-
-
-def test_other_names_are_names_of_the_gold_concepts(small_kb):
-    gold = [(2,), (2, 3), (14,), ()]
-    chosen = other_names(small_kb, gold, 3, seed=0)
-    assert [sorted(small_kb.names[i] for i in names) for names in chosen[:1]] == [
-        ["disseminated sclerosis", "ms", "multiple sclerosis"]
-    ]
-    assert [len(names) for names in chosen] == [3, 3, 1, 0]
-    assert len(set(chosen[1])) == 3
-    assert chosen == other_names(small_kb, gold, 3, seed=0)

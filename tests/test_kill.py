@@ -293,3 +293,68 @@ def test_the_recipe_killed_and_resumed_ends_alike(recipe, undisturbed_recipe, tm
     assert not (output / "results.json").exists()
     recipe(output, "--resume")
     assert recipe_outcome(output) == undisturbed_recipe
+
+
+# 11 steps on names, checkpoints at 4 and 8; 2 rounds of 3 steps.
+PRETRAIN = {
+    "config": HERE.parent / "recipes" / "configs" / "pretrain.yaml",
+    "model": "scratch-tiny",
+    "max_words": 48,
+    "cpu_threads": 1,
+    "passes": 1,
+    "positive_batch_size": 8,
+    "positive_learning_rate": 1e-2,
+    "positive_save_steps": 4,
+    "num_rounds": 2,
+    "mentions_per_round": 24,
+    "dev_mentions": 16,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-2,
+    "num_beams": 5,
+    "use_cpu": "true",
+    "disable_tqdm": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def pretrain(run, world):
+    """`pretrain(output, *flags, moment=None)`: a process that runs the recipe of pre-training."""
+
+    def pretrain(output, *flags, moment=None):
+        settings = {"output_dir": output, "kb": world / "kb.parquet", **PRETRAIN}
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        run(kill_worker.run_pretrain, f"{output}.log", [*arguments, *flags], moment=moment)
+
+    return pretrain
+
+
+@pytest.fixture(scope="module")
+def undisturbed_pretrain(tmp_path_factory, pretrain):
+    output = tmp_path_factory.mktemp("pretrain") / "run"
+    pretrain(output)
+    return pretrain_outcome(output)
+
+
+def pretrain_outcome(output):
+    """What pre-training has come to: the weights of both stages and of their checkpoints, and the pairs."""
+    return {
+        "weights": {str(path.relative_to(output)): digest(path) for path in output.glob("**/model.safetensors")},
+        "pairs": {path.name: digest(path) for path in (output / "angel" / "pairs").iterdir()},
+        "dev": json.loads((output / "results.json").read_text())["dev"],
+    }
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(Moment(POSITIVE_STEP, 7), id="on names"),
+        pytest.param(Moment(SAVE_OPTIMIZER, 2), id="while a checkpoint is written"),
+        pytest.param(Moment(STEP, 5), id="in the second round"),
+    ],
+)
+def test_pre_training_killed_and_resumed_ends_alike(pretrain, undisturbed_pretrain, tmp_path, moment):
+    output = tmp_path / "run"
+    pretrain(output, moment=moment)
+    assert not (output / "results.json").exists()
+    pretrain(output, "--resume")
+    assert pretrain_outcome(output) == undisturbed_pretrain

@@ -259,6 +259,14 @@ def test_names_excluded_are_never_returned():
     assert NearestNames(NEAR, exclude=[1, 3, 4]).nearest(["breast cancer", "breast"], [(0,), (1,)], 3) == [[2, 0], []]
 
 
+def test_of_very_many_names_some_tell_how_rare_an_ngram_is(monkeypatch):
+    whole = NearestNames(NEAR)
+    monkeypatch.setattr(NearestNames, "_MOST_COUNTED", 3)
+    near = NearestNames(NEAR)
+    assert len(near._vectorizer.vocabulary_) < len(whole._vectorizer.vocabulary_)
+    assert near.nearest(["breast cancers", "mastodynia"], [(0,), (1,)], 1) == [[1], [4]]
+
+
 def test_a_concept_without_a_name_the_tokenizer_can_write_is_counted():
     kb = KnowledgeBase([Concept("A", ("gout",)), Concept("B", ("podagra",))])
     targets = TargetNames(kb, formatter_of(word_tokenizer("gout", "the", "here")))

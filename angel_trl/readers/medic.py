@@ -4,14 +4,20 @@ The 2012 MEDIC of the NCBI Disease corpus (DNorm) has one line a concept; BioSyn
 with one name a line, so an id comes back on line after line and its names are joined.
 """
 
+import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from ..kb import Concept
 from .lines import read_lines, shorten
 from .report import ReadReport
 
 __all__ = ["looks_like_medic", "looks_like_tab", "read_medic", "read_tab"]
+
+_ENTITY = re.compile(r"&(#[0-9]+|#x[0-9a-fA-F]+|[a-zA-Z]+[0-9]*);")
 
 
 def looks_like_medic(head: str) -> bool:
@@ -58,7 +64,7 @@ def _read(path: str | Path, separator: str, layout: str) -> tuple[list[Concept],
     report = ReadReport()
     names_of: dict[str, dict[str, None]] = {}  # each an ordered set
     alternates_of: dict[str, list[str]] = {}
-    for number, line in read_lines(path):
+    for number, line in tqdm(read_lines(path), desc=Path(path).name, unit=" lines", delay=2):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -66,7 +72,7 @@ def _read(path: str | Path, separator: str, layout: str) -> tuple[list[Concept],
         if not found:
             raise ValueError(f"{where}: {shorten(line)} is not of the form {layout}")
         ids = list(_fields(raw_ids, "id", where, report))
-        names = list(_fields(raw_names, "name", where, report))
+        names = [_without_entities(name, where, report) for name in _fields(raw_names, "name", where, report)]
         if not ids:
             report.skip("no concept id", f"{where} {shorten(line)}", "Begin the line with the id, or delete it.")
         elif not names:
@@ -86,6 +92,14 @@ def _read(path: str | Path, separator: str, layout: str) -> tuple[list[Concept],
         for concept_id, names in names_of.items()
     ]
     return concepts, report
+
+
+def _without_entities(name: str, where: str, report: ReadReport) -> str:
+    """The name with `&apos;` and the like, which MEDIC has from its XML, as the characters they mean."""
+    written = _ENTITY.sub(lambda found: html.unescape(found[0]), name) if "&" in name else name
+    if written != name:
+        report.repair("character entity written out", f"{where} {shorten(name)}")
+    return written
 
 
 def _fields(text: str, kind: str, where: str, report: ReadReport) -> Iterator[str]:

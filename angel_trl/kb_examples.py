@@ -1,0 +1,70 @@
+"""Positive examples made from a knowledge base as they are asked for, so that any number of them takes no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+from angel_trl.collator import PositiveExample
+from angel_trl.formatting import EncodedMention
+from angel_trl.kb_mentions import KBMentions
+from angel_trl.targets import TargetNames
+
+
+class KBExamples(Sequence[PositiveExample]):
+    """Mentions of a knowledge base's own names, each with a name of its concept to learn.
+
+    That name is drawn from all names of the concepts that bear the mention's, itself included, but for those that the
+    sentence tells. Names that a model cannot write are neither mentions nor to learn.
+
+    Args:
+        targets: names and formatter.
+        count: how many.
+        seed: decides everything; each example depends on it and its place alone.
+        noise: share of mentions with a small change.
+        context: share of mentions in a sentence.
+
+    Attributes:
+        left_out: indices of the names that are no mentions: those a model cannot write, and those too long for its
+            window as mentions.
+    """
+
+    def __init__(
+        self, targets: TargetNames, count: int, *, seed: int, noise: float = 0.3, context: float = 0.0
+    ) -> None:
+        self.targets = targets
+        self._unreachable = frozenset(targets.unreachable)
+        # As a mention a name stands in the source between markers and in the prefix, which has half of the window.
+        room = targets.formatter.max_tokens
+        too_long = [] if room is None else [i for i, ids in enumerate(targets.sequences) if len(ids) > room // 4]
+        self.left_out = {*targets.unreachable, *too_long}
+        self.mentions = KBMentions(targets.kb, count, seed=seed, noise=noise, context=context, exclude=self.left_out)
+
+    def __len__(self) -> int:
+        return len(self.mentions)
+
+    def size(self, place: int) -> int:
+        """Characters of a mention's passage: about how long it is in tokens, told without encoding it."""
+        return len(self.mentions.sentence(place)[1].text)
+
+    @overload
+    def __getitem__(self, place: int) -> PositiveExample: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[PositiveExample]: ...
+    def __getitem__(self, place: int | slice) -> PositiveExample | list[PositiveExample]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        name, made, rng = self.mentions.sentence(place)
+        kb = self.targets.kb
+        own = dict.fromkeys(n for c in kb.concepts_of_name(name).tolist() for n in kb.names_of_concept(c).tolist())
+        learnt = rng.choice([n for n in own if n not in made.shown and n not in self._unreachable])
+        encoded = self._encode(made.text, made.start, made.end)
+        if encoded is None:
+            # A change made the mention too long for the window; as it was, it fits.
+            encoded = self._encode(kb.names[name], 0, len(kb.names[name]))
+            assert encoded is not None
+        return PositiveExample(encoded, (learnt,))
+
+    def _encode(self, text: str, start: int, end: int) -> EncodedMention | None:
+        formatter = self.targets.formatter
+        return formatter.encode(formatter.prepare([{"text": text, "start": start, "end": end}]))[0]

@@ -1,0 +1,124 @@
+"""What the training recipes share: settings from YAML and the command line, the first model, stages that resume."""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, set_seed
+from reporting import Curve
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import TrlParser
+
+from angel_trl import AngelConfig
+from angel_trl.architectures import load_model
+from angel_trl.scratch import SCRATCH_PRESETS, scratch_model
+
+logger = logging.getLogger("recipes")
+
+
+def parse_settings(kinds: tuple[type, ...], argv: list[str], presets: Path) -> Any:
+    """Read the YAML file given as `--config` and the command line, which wins, into dataclasses of `kinds`.
+
+    A model from scratch needs other settings than pre-trained weights do, so those of a preset's own file in the
+    folder `presets` come between the two.
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config")
+    files.add_argument("--model")
+    given, _ = files.parse_known_args(argv)
+    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_config.add_argument("--config")
+    _, argv = only_config.parse_known_args(argv)
+    # A setting misspelled is an error, not an abbreviation of another.
+    parser = TrlParser(kinds, allow_abbrev=False)
+    if given.config is not None:
+        path = Path(given.config)
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise SystemExit(f"{path} must hold settings as `name: value` lines.")
+        model = given.model or config.get("model")
+        preset = presets / f"{model}.yaml"
+        if model in SCRATCH_PRESETS and preset.exists():
+            config |= yaml.safe_load(preset.read_text(encoding="utf-8"))
+        unknown = parser.set_defaults_with_config(**config)
+        if unknown:
+            raise SystemExit(f"{path} has unknown settings: {' '.join(unknown)}. --help lists those there are.")
+    return parser.parse_args_into_dataclasses(args=argv)
+
+
+def first_model(model: str, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A preset with random weights and a tokenizer trained on `texts`, or what a folder or a Hub repository holds."""
+    if model in SCRATCH_PRESETS:
+        return scratch_model(model, texts, seed=seed)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        return load_model(model), tokenizer
+    except OSError as error:
+        presets = ", ".join(SCRATCH_PRESETS)
+        raise SystemExit(f"Cannot load the model {model!r} (presets without the Hub: {presets}): {error}") from error
+
+
+class Stages:
+    """The stages of a run, each of which saves a linker; one that was done by an earlier run is not done again.
+
+    Args:
+        angel: seed, device and output folder.
+        resume: go on with the run in that folder.
+        cpu_threads: threads of a process on CPU; None shares the cores out evenly.
+    """
+
+    def __init__(self, angel: AngelConfig, resume: bool, cpu_threads: int | None) -> None:
+        self._state = PartialState()
+        self._kind: DistributedType = self._state.distributed_type
+        self._resume = resume
+        self.output = Path(angel.output_dir)
+        if angel.use_cpu or not torch.accelerator.is_available():
+            # `accelerate launch` sets one thread a process unless told otherwise, which leaves the other cores idle.
+            torch.set_num_threads(cpu_threads or max(1, (os.cpu_count() or 1) // self._state.num_processes))
+        set_seed(angel.seed)
+        if not self.is_main:
+            logging.getLogger().setLevel(logging.ERROR)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that reports."""
+        return self._state.is_main_process
+
+    def clear(self, folders: Iterable[Path]) -> None:
+        """Remove what an earlier run left in the folders of the stages to run, unless it is to be resumed."""
+        for folder in folders:
+            if self.is_main and not self._resume and folder.exists():
+                logger.warning("%s is from an earlier run and is replaced (--resume would go on with it)", folder)
+                shutil.rmtree(folder)
+        self._state.wait_for_everyone()
+        logger.info("a run that is interrupted goes on when the same command is given with --resume")
+
+    def run(self, folder: Path, linker: Path, train: Callable[[], Curve]) -> Curve:
+        """Run a stage in `folder` that saves `linker`, or take one that is done as it is. Returns its dev curve."""
+        marker = folder / "curve.json"
+        if self._resume and marker.exists() and (linker / "angel.json").exists():
+            logger.info("%s is done: going on with what follows", folder)
+            return [(step, value) for step, value in json.loads(marker.read_text(encoding="utf-8"))]
+        # A stage has a precision of its own, and accelerate keeps one for the process, and what it made of its kind.
+        AcceleratorState._reset_state(reset_partial_state=False)
+        self._state.distributed_type = self._kind
+        try:
+            curve = train()
+        except KeyboardInterrupt:
+            raise SystemExit(f"Interrupted. Run the same command with --resume to go on in {self.output}.") from None
+        if self.is_main:
+            # Written aside and renamed, so that a killed run leaves no half a file.
+            partial_file = marker.with_suffix(".partial")
+            partial_file.write_text(json.dumps(curve), encoding="utf-8")
+            partial_file.replace(marker)
+        self._state.wait_for_everyone()
+        return curve

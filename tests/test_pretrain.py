@@ -1,0 +1,106 @@
+"""Pre-training on a knowledge base, as a user runs it: from files to a linker, which is then fine-tuned."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from angel_trl import EntityLinker, synthetic_corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = (
+    "--config",
+    "recipes/configs/pretrain.yaml",
+    "--model",
+    "scratch-tiny",
+    "--max_words",
+    "48",
+    "--use_cpu",
+    "true",
+)
+SHORT = shlex.split("--passes 0.2 --num_rounds 2 --mentions_per_round 64 --dev_mentions 40 --bootstrap 20")
+FINE_TUNE = shlex.split(
+    "--config recipes/configs/quickstart.yaml --pretrain_passes 0 --positive_epochs 1 --kb_mentions_per_mention 0 "
+    "--num_rounds 1 --mentions_per_round 64 --mined_kb_mentions 16 --bootstrap 20"
+)
+
+
+def launch(*arguments):
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The synthetic knowledge base and a part of its corpus, as files."""
+    folder = tmp_path_factory.mktemp("data")
+    kb, corpus = synthetic_corpus(seed=0)
+    kb.to_parquet(folder / "kb.parquet")
+    (folder / "corpus").mkdir()
+    for split, rows in corpus.items():
+        rows.select(range(96)).to_json(folder / "corpus" / f"{split}.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory):
+    """A short run with a corpus to score: its output folder and what it printed."""
+    output = tmp_path_factory.mktemp("pretrained")
+    given = ("--kb", data / "kb.parquet", "--corpus", data / "corpus", "--output_dir", output)
+    run = launch("recipes/pretrain.py", *CONFIG, *SHORT, *given)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return output, run
+
+
+def test_both_stages_are_scored_on_the_corpus(pretrained):
+    output, run = pretrained
+    line = json.loads(run.stdout.splitlines()[-1])
+    assert line["linker"] == str(output / "linker")
+    assert 0 <= line["positive_only"]["acc@1"] <= 100
+    assert 0 <= line["angel"]["acc@1"] <= 100
+    results = json.loads((output / "results.json").read_text())
+    assert results["test"]["ANGEL"]["mentions"] == 96
+    assert [step for step, _ in results["dev"]["ANGEL"]] == [0, 1, 2]
+    assert results["kb"]["concepts"] == 647
+    assert "Pre-trained on kb.parquet alone" in (output / "report.md").read_text()
+
+
+def test_the_rounds_mine_mentions_of_the_knowledge_base_only(pretrained):
+    from datasets import load_dataset
+
+    output, _ = pretrained
+    pairs = load_dataset("parquet", data_files=str(output / "angel" / "pairs" / "*.parquet"), split="train")
+    assert len(pairs)
+    assert all(mention.startswith("kb:") for mention in pairs["mention_id"])
+    assert len(set(pairs["mention_id"])) > 64, "each round has mentions of its own"
+
+
+def test_the_result_is_a_linker_that_can_be_fine_tuned(pretrained, data, tmp_path):
+    output, _ = pretrained
+    assert EntityLinker.from_pretrained(output / "linker").kb.num_names > 647
+    given = ("--model", output / "linker", "--kb", data / "kb.parquet", "--corpus", data / "corpus")
+    run = launch("recipes/angel.py", *FINE_TUNE, *given, "--output_dir", tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(run.stdout.splitlines()[-1])["linker"] == str(tmp_path / "linker")
+    before, after = (json.loads((path / "linker" / "tokenizer.json").read_text()) for path in (output, tmp_path))
+    assert before == after
+
+
+def test_without_a_corpus_the_knowledge_base_is_all_it_needs(data, tmp_path):
+    run = launch(
+        "recipes/pretrain.py", *CONFIG, *SHORT, "--skip_angel", "--kb", data / "kb.parquet", "--output_dir", tmp_path
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(run.stdout.splitlines()[-1])["linker"] == str(tmp_path / "positive")
+    assert json.loads((tmp_path / "results.json").read_text())["dev"] == {}
+
+
+def test_a_knowledge_base_that_is_not_there_is_said_before_anything_is_done(tmp_path):
+    run = launch("recipes/pretrain.py", *CONFIG, "--kb", tmp_path / "none.txt", "--output_dir", tmp_path / "out")
+    assert run.returncode != 0
+    assert "none.txt" in run.stderr
+    assert "Traceback" not in run.stderr.partition("subprocess.CalledProcessError")[0].split("accelerate")[0]
+    assert not (tmp_path / "out").exists()
