@@ -19,6 +19,7 @@ from .homonyms import settle
 from .normalization import normalize
 
 if TYPE_CHECKING:
+    from .hub import Published
     from .readers.report import ReadReport
 
 __all__ = ["Concept", "KnowledgeBase"]
@@ -227,6 +228,10 @@ class KnowledgeBase:
         index = self._primary_ids.get(key)
         return (index,) if index is not None else tuple(self._alternate_ids.get(key, ()))
 
+    def is_primary(self, concept_id: str) -> bool:
+        """Say whether an id is a concept's own, written as [`resolve`] allows; not so alternate and unknown ids."""
+        return _id_key(concept_id) in self._primary_ids
+
     def extended(self, concepts: Iterable[Concept]) -> "KnowledgeBase":
         """Return a new knowledge base that also holds `concepts`.
 
@@ -326,22 +331,53 @@ class KnowledgeBase:
 
         return read(Path(path))
 
+    def save_pretrained(self, folder: str | Path, **card: str | None) -> None:
+        """Write `kb.parquet` and a card into a folder; see [`angel_trl.kb_hub.save`]."""
+        from .kb_hub import save
+
+        save(self, folder, **card)
+
     @classmethod
-    def from_file(cls, path: str | Path, *, normalization: str | None = None) -> "KnowledgeBase":
+    def from_pretrained(cls, id_or_path: str | Path, *, revision: str | None = None) -> "KnowledgeBase":
+        """Load a folder or Hub dataset that holds what [`save_pretrained`] wrote; see [`angel_trl.kb_hub.load`]."""
+        from .kb_hub import load
+
+        return load(id_or_path, revision)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        tag: str | None = None,
+        token: str | None = None,
+        **card: str | None,
+    ) -> "Published":
+        """Publish as a Hub dataset, which `load_dataset` reads too; see [`angel_trl.kb_hub.push`]."""
+        from .kb_hub import push
+
+        return push(self, repo_id, private=private, revision=revision, tag=tag, token=token, **card)
+
+    @classmethod
+    def from_file(cls, source: str | Path, *, normalization: str | None = None) -> "KnowledgeBase":
         """Read a knowledge base in any known format, recognised by its content.
 
         Args:
-            path: A file of one of the formats of [`angel_trl.readers.read_knowledge_base`].
+            source: A file of one of the formats of [`angel_trl.readers.read_knowledge_base`], the folder of a UMLS
+                release, a URL (`https://...`), or a dataset on the Hub (`user/name`, `user/name@revision`,
+                `hf://datasets/user/name/file`).
             normalization: The rule for names; `None` means the rule a parquet file was saved with, and
                 `"genbioel"` for every other format.
 
         Raises:
             FileNotFoundError: If there is no such file.
+            OSError: If it cannot be fetched; see [`angel_trl.readers.sources.local_path`].
             ValueError: If no known format fits, or the file breaks the rules of its format.
         """
         from .readers import read_knowledge_base
 
-        return read_knowledge_base(path, normalization)
+        return read_knowledge_base(source, normalization)
 
 
 def _check_names(concept: Concept, source: str) -> None:

@@ -14,13 +14,23 @@ from angel_trl.report import plot_learning_curve, results_table, to_markdown
 from angel_trl.targets import prepare_mentions
 
 LOOKUP, LOOKUP_TRAIN = "lookup", "lookup + training mentions"
+WITHIN_TYPES = "Linkers searched among concepts of each mention's own types; string lookup, among all names."
 Curve = list[tuple[float, float]]
 
 
 def evaluate_systems(
-    linkers: dict[str, Path], kb: KnowledgeBase, corpus: DatasetDict, bootstrap: int, num_beams: int, cpu: bool
+    linkers: dict[str, Path],
+    kb: KnowledgeBase,
+    corpus: DatasetDict,
+    bootstrap: int,
+    num_beams: int,
+    cpu: bool,
+    within_types: bool = False,
 ) -> dict:
-    """Score string lookup and the linkers on the test split: `test` (a row a system), `counts` and `difference`."""
+    """Score string lookup and the linkers on the test split: `test` (a row a system), `counts` and `difference`.
+
+    With `within_types` the linkers search among concepts of each mention's own types; string lookup does not.
+    """
     test = corpus["test"]
     scored = {"groups": list(test["document_id"]), "bootstrap": bootstrap}
     trained, predictions, counts = {}, {}, {}
@@ -32,6 +42,7 @@ def evaluate_systems(
             linker.targets,
             mentions,
             num_beams=num_beams,
+            within_types=within_types,
             bootstrap=bootstrap,
             progress=f"testing {name}",
         )
@@ -42,7 +53,7 @@ def evaluate_systems(
     floors = {LOOKUP: StringLookup(kb), LOOKUP_TRAIN: StringLookup(kb, corpus["train"])}
     rows = {name: score(floor.predict(test), references, **scored) for name, floor in floors.items()}
     counts["names no model can write"] = len(linker.targets.unreachable)
-    results = {"test": rows | trained, "counts": counts}
+    results = {"test": rows | trained, "counts": counts, "within_types": within_types}
     if len(predictions) == 2:
         before, after = predictions.values()
         results["difference"] = paired_difference(before, after, references, groups=scored["groups"])
@@ -54,6 +65,9 @@ def write_report(output: Path, results: dict, curves: dict[str, Curve], title: s
     rows = results["test"]
     print("\n" + results_table(rows, title=title))
     text = f"# {title}\n\n{to_markdown(rows)}\n"
+    if results["within_types"]:
+        print(WITHIN_TYPES)
+        text += f"\n{WITHIN_TYPES}\n"
     if "difference" in results:
         points, (low, high) = results["difference"]["difference"], results["difference"]["ci"]
         line = f"ANGEL - positive-only, Acc@1: {points:+.1f} points [{low:+.1f}, {high:+.1f}]"

@@ -336,12 +336,12 @@ def medic():
 def test_medic_2012_statistics(medic):
     assert medic.statistics() == {
         "concepts": 11_915,
-        "names": 71_930,
+        "names": 71_884,
         "names_read": 76_237,
-        "duplicates_merged": 3_263,
+        "duplicates_merged": 3_305,
         "names_lost": 0,
         "concepts_without_name": 0,
-        "homonyms": 1_010,
+        "homonyms": 1_014,
         "homonyms_disambiguated": 0,
         "homonyms_dropped": 0,
         "alternate_ids": 3_028,

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from angel_trl import EntityLinker, synthetic_corpus
+from angel_trl import AngelConfig, EntityLinker, synthetic_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = (
@@ -96,6 +97,33 @@ def test_without_a_corpus_the_knowledge_base_is_all_it_needs(data, tmp_path):
     assert run.returncode == 0, run.stderr[-3000:]
     assert json.loads(run.stdout.splitlines()[-1])["linker"] == str(tmp_path / "positive")
     assert json.loads((tmp_path / "results.json").read_text())["dev"] == {}
+
+
+@pytest.mark.parametrize("name", ["pretrain", "pretrain/scratch-small"])
+def test_configs_hold_known_settings_only(monkeypatch, name):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import pretrain
+    from stages import parse_settings
+
+    path = ROOT / "recipes" / "configs" / f"{name}.yaml"
+    given = ["--config", str(path), "--kb", "x", "--use_cpu", "true", "--output_dir", "out"]
+    arguments, config = parse_settings((pretrain.PretrainArguments, AngelConfig), given, pretrain.CONFIGS)
+    for setting, value in yaml.safe_load(path.read_text()).items():
+        owner = arguments if hasattr(arguments, setting) else config
+        assert getattr(owner, setting) == value or setting in ("report_to", "output_dir"), setting
+
+
+def test_a_preset_brings_its_settings(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import pretrain
+    from stages import parse_settings
+
+    given = ["--config", str(ROOT / "recipes/configs/pretrain.yaml"), "--kb", "x", "--use_cpu", "true"]
+    kinds = (pretrain.PretrainArguments, AngelConfig)
+    paper, _ = parse_settings(kinds, given, pretrain.CONFIGS)
+    small, config = parse_settings(kinds, [*given, "--model", "scratch-small", "--passes", "7"], pretrain.CONFIGS)
+    assert (paper.model, paper.max_words, paper.positive_learning_rate) == ("facebook/bart-large", 384, 4e-5)
+    assert (small.max_words, small.positive_learning_rate, small.passes, config.beta) == (64, 1e-3, 7, 0.5)
 
 
 def test_a_knowledge_base_that_is_not_there_is_said_before_anything_is_done(tmp_path):

@@ -339,7 +339,7 @@ def test_corpus_file_with_a_stray_byte_is_not_left_alone(tmp_path):
 
 
 def test_missing_corpus(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no corpus file or directory at"):
+    with pytest.raises(FileNotFoundError, match="no file or folder at"):
         read_corpus(tmp_path / "none")
 
 

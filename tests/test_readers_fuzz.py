@@ -11,15 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_kb_readers import SEEDS
 
+from angel_trl import readers
 from angel_trl.mentions import validate_mentions
-from angel_trl.readers import read_corpus, read_pubtator
-from angel_trl.readers.bigbio import read_bigbio
-from angel_trl.readers.brat import read_brat
-from angel_trl.readers.medmentions import read_medmentions
-from angel_trl.readers.mention_jsonl import read_mention_jsonl
-from angel_trl.readers.mention_table import read_askapatient, read_cometa
-from angel_trl.readers.source_target import read_source_target
+from angel_trl.readers import (
+    read_askapatient,
+    read_bigbio,
+    read_brat,
+    read_cometa,
+    read_concepts,
+    read_corpus,
+    read_medmentions,
+    read_mention_jsonl,
+    read_mention_parquet,
+    read_pubtator,
+    read_source_target,
+    read_table,
+    read_umls,
+)
 
 PUBTATOR = (
     "1|t|Ataxia and FAP\n1|a|Breast or ovarian cancer.\n1\t0\t6\tAtaxia\tT047,T191\tD1|D2\n1\t11\t14\tFAP\tD\t-1\n"
@@ -59,6 +69,17 @@ def _check(read, path):
     assert sum(map(len, parts)) == report.used
     for part in parts:
         validate_mentions(part)
+
+
+def _check_concepts(read, path):
+    try:
+        concepts, report = read(path)
+    except ValueError as error:
+        if type(error) is not ValueError or not str(error).startswith(str(path)):
+            pytest.fail(f"not an error of ours that names the file: {error!r}")
+        return
+    assert report.read == report.used + sum(report.skipped.values())
+    assert all(concept.id and all(concept.names) for concept in concepts)
 
 
 _FUZZ = settings(max_examples=80, deadline=None)
@@ -136,23 +157,81 @@ DOCUMENT = st.fixed_dictionaries(
 )
 
 
+MENTION = st.fixed_dictionaries(
+    {"text": st.none() | TEXTS, "start": st.integers(-2, 7), "end": st.none() | st.integers(-2, 7)}
+    | {"concept_ids": st.none() | st.lists(st.lists(TEXTS, max_size=2), max_size=2)},
+    optional={"id": TEXTS, "mention": TEXTS, "types": st.lists(TEXTS), "split": st.just("train") | TEXTS},
+)
+CONCEPT = st.fixed_dictionaries(
+    {"id": st.none() | TEXTS, "names": st.none() | st.lists(st.none() | TEXTS, max_size=3)},
+    optional={"Name": st.none() | TEXTS, "types": TEXTS, "definition": TEXTS, "score": st.floats()},
+)
+
+
+def _write_parquet(path, rows, edits):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    data = path.read_bytes()
+    for place, deleted, inserted in edits:
+        at = int(place * len(data))
+        data = data[:at] + inserted + data[at + deleted :]
+    path.write_bytes(data)
+
+
 @given(documents=st.lists(DOCUMENT, min_size=1, max_size=4), edits=st.just([]) | EDITS)
 @_FUZZ
 def test_bigbio(documents, edits):
     with TemporaryDirectory() as folder:
         path = Path(folder, "c.parquet")
-        pq.write_table(pa.Table.from_pylist(documents), path)
-        data = path.read_bytes()
-        for place, deleted, inserted in edits:
-            at = int(place * len(data))
-            data = data[:at] + inserted + data[at + deleted :]
-        path.write_bytes(data)
+        _write_parquet(path, documents, edits)
         _check(lambda: read_bigbio(path, split="train"), path)
+        _check(lambda: read_corpus(path), path)
+
+
+@given(mentions=st.lists(MENTION, min_size=1, max_size=5), edits=st.just([]) | EDITS)
+@_FUZZ
+def test_mention_parquet(mentions, edits):
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "c.parquet")
+        _write_parquet(path, mentions, edits)
+        _check(lambda: read_mention_parquet(path, split="train"), path)
+        _check(lambda: read_corpus(path), path)
+
+
+@given(concepts=st.lists(CONCEPT, min_size=1, max_size=4), edits=st.just([]) | EDITS)
+@_FUZZ
+def test_tables_in_parquet(concepts, edits):
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "kb.parquet")
+        _write_parquet(path, concepts, edits)
+        for read in (read_table, read_concepts):
+            _check_concepts(read, path)
+
+
+MRCONSO = "C0000001|ENG|P|L1|PF|S1|Y|A1||M1|D1|MSH|PT|D1|a|0|N|256|\n"
+MRSTY = "C0000001|T047|B2.2|Disease|AT1|256|\n"
+MRDEF = "C0000001|A1|AT2||MSH|Bad.|N||\n"
+
+
+@given(names=EDITS, types=EDITS, definitions=EDITS)
+@_FUZZ
+def test_umls(names, types, definitions):
+    with TemporaryDirectory() as folder:
+        for name, text, edits in (("CONSO", MRCONSO, names), ("STY", MRSTY, types), ("DEF", MRDEF, definitions)):
+            Path(folder, f"MR{name}.RRF").write_bytes(_edited(text + text.replace("0000001", "0000002"), edits))
+        _check_concepts(read_umls, folder)
+
+
+def test_every_reader_is_fuzzed():
+    here = {name for name in globals() if name.startswith("read_")}
+    of_knowledge_bases = {read.__name__ for _, read in SEEDS.values()} | {"read_knowledge_base"}
+    assert {name for name in readers.__all__ if name.startswith("read_")} <= here | of_knowledge_bases
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe1\0|\0t\0|\0", b"", b"\n\n", b"\x1f\x8b\x08", b"PAR1", b"Dear reader\n"])
 def test_files_of_no_format_say_what_was_seen_or_wrong(tmp_path, data):
     path = tmp_path / "train.txt"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: (no known corpus format|broken gzip)"):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(path))}: (no known corpus format|broken gzip|not a readable parquet)"
+    ):
         read_corpus(path)

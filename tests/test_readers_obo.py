@@ -118,6 +118,39 @@ def test_a_synonym_without_scope_is_related(read):
     assert read(text, scopes=("EXACT",))[0][0].names == ("a",)
 
 
+OLD = """format-version: GO_1.0
+
+[Term]
+id: X:1
+name: a
+exact_synonym: "b \\"sic\\"" [A:1]
+related_synonym: "c" []
+narrow_synonym: "d" []
+broad_synonym: "e" []
+synonym: "f" []
+xref_analog: Y:1
+xref_unknown: Y:2 "x"
+use_term: X:2
+"""
+
+
+def test_the_synonym_tags_of_format_1_0_are_scopes(read):
+    concepts, report = read(OLD)
+    assert concepts == [Concept("X:1", ("a", 'b "sic"', "c", "f"))]
+    assert report.notes == {"synonym of scope NARROW left out": 1, "synonym of scope BROAD left out": 1}
+    assert report.repaired == {"cross-references or scope not in OBO syntax": 1}  # that of "f"
+    assert read(OLD, scopes=("NARROW", "BROAD"))[0][0].names == ("a", "d", "e")
+
+
+def test_broken_synonyms_of_format_1_0_are_repaired_or_told_with_their_line(read):
+    text = term("X:1", "name: a", 'exact_synonym: "b" [A B]') + term("X:2", "name: c", "exact_synonym: d")
+    concepts, report = read(text)
+    assert concepts == [Concept("X:1", ("a", "b"))]
+    assert report.repaired == {"cross-references or scope not in OBO syntax": 1}
+    assert report.skipped == {"not OBO syntax": 1}
+    assert ":10 'exact_synonym: d'" in report.examples["not OBO syntax"][0]
+
+
 @pytest.mark.parametrize(
     ("lines", "place"),
     [

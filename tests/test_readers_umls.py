@@ -178,7 +178,7 @@ def test_a_folder_without_mrconso(tmp_path):
     (tmp_path / "MRREL.RRF").touch()
     with pytest.raises(FileNotFoundError, match="no MRCONSO.RRF at .*; unpack the UMLS release"):
         read_umls(tmp_path)
-    with pytest.raises(ValueError, match="a folder without MRCONSO.RRF; it has 'MRREL.RRF'"):
+    with pytest.raises(ValueError, match="a folder without MRCONSO.RRF or any other .*; it has 'MRREL.RRF'"):
         read_concepts(tmp_path)
 
 

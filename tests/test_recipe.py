@@ -5,10 +5,16 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from datasets import DatasetDict
+
+from angel_trl import EntityLinker, KnowledgeBase
+from angel_trl.evaluation import evaluate_linking
+from angel_trl.targets import prepare_mentions
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = shlex.split(
@@ -101,6 +107,30 @@ def test_resume_takes_finished_stages_as_they_are(quickstart):
     first, second = (json.loads(r.stdout.splitlines()[-1]) for r in (run, again))
     assert weights.stat().st_mtime_ns == before
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+def test_linkers_are_tested_within_types_if_the_rounds_were(
+    recipe, make_model, tokenizer, small_kb, small_mentions, tmp_path, capsys
+):
+    import reporting
+
+    # Every other concept is of the mentions' type: what is found among these differs from what is found among all.
+    types = [("Sign",), ("Disease",)]
+    kb = KnowledgeBase([replace(concept, types=types[i % 2]) for i, concept in enumerate(small_kb.concepts)])
+    linker = EntityLinker(make_model(), tokenizer, kb)
+    linker.save_pretrained(tmp_path / "linker")
+    corpus = DatasetDict(train=small_mentions, test=small_mentions)
+    mentions = prepare_mentions(small_mentions, linker.targets)
+    scores = []
+    for within_types in (False, True):
+        results = reporting.evaluate_systems({"ANGEL": tmp_path / "linker"}, kb, corpus, 0, 10, True, within_types)
+        alone = evaluate_linking(linker.model, linker.targets, mentions, within_types=within_types).metrics
+        scores.append(results["test"]["ANGEL"]["mrr"])
+        assert scores[-1] == alone["mrr"]
+        reporting.write_report(tmp_path, results | {"data": {}}, {}, "title")
+        for said in (capsys.readouterr().out, (tmp_path / "report.md").read_text()):
+            assert (reporting.WITHIN_TYPES in said) == within_types
+    assert scores[0] != scores[1]
 
 
 PUBTATOR = """{id}|t|A study of {name}
@@ -206,8 +236,27 @@ def test_every_mention_line_that_was_read_is_in_the_report(recipe, tmp_path):
     assert report["kb"]["concepts"] == 1
 
 
+def test_the_fold_and_the_level_of_ids_reach_the_reader(recipe, tmp_path):
+    (tmp_path / "kb").write_text("7||Ataxia\nS||Limb ataxia\n")
+    folds, cometa = tmp_path / "folds", tmp_path / "cometa"
+    folds.mkdir()
+    cometa.mkdir()
+    header = "ID\tTerm\tGeneral SNOMED Label\tGeneral SNOMED ID\tSpecific SNOMED Label\tSpecific SNOMED ID\tExample\n"
+    for name, split in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        for fold in (0, 1):
+            (folds / f"AskAPatient.fold-{fold}.{name}.txt").write_text(f"7\tAtaxia\tclumsy {fold}\n")
+        (cometa / f"{split}.csv").write_text(f"{header}1\tclumsy\ta\t7\tb\tS\tso clumsy\n")
+    settings = {"kb": str(tmp_path / "kb")}
+    _, corpus, _ = recipe.load_data(recipe.RecipeArguments(corpus=str(folds), fold=1, **settings))
+    assert corpus["dev"]["mention"] == ["clumsy 1"]
+    for level, gold in (("general", "7"), ("specific", "S")):
+        _, corpus, _ = recipe.load_data(recipe.RecipeArguments(corpus=str(cometa), level=level, **settings))
+        assert corpus["test"]["concept_ids"] == [[[gold]]]
+
+
 def test_configs_hold_known_settings_only(recipe):
-    paths = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+    # That of pre-training is for another recipe: test_pretrain.py.
+    paths = sorted(path for path in (ROOT / "recipes" / "configs").glob("*.yaml") if path.stem != "pretrain")
     assert {path.stem for path in paths} >= {"quickstart", "ncbi", "scratch-small"}
     for path in paths:
         arguments, config = recipe.parse_arguments(["--config", str(path), "--use_cpu", "true"])

@@ -2,7 +2,7 @@
 
 Every reader returns a [`ReadReport`] beside its result: bad input is repaired or skipped and counted by reason, never
 dropped silently. To add a knowledge base format, write a file with a `looks_like` and a `read` function and list them
-in `knowledge_base.py`; corpus formats are listed in `corpus.py`.
+in `knowledge_base.py`; corpus formats are listed in `corpus_parts.py`.
 """
 
 from .bigbio import read_bigbio
@@ -14,6 +14,7 @@ from .knowledge_base import read_concepts, read_knowledge_base
 from .medic import read_medic, read_tab
 from .medmentions import read_medmentions
 from .mention_jsonl import read_mention_jsonl
+from .mention_parquet import read_mention_parquet
 from .mention_table import read_askapatient, read_cometa
 from .mesh import read_mesh
 from .obo import read_obo
@@ -37,6 +38,7 @@ __all__ = [
     "read_medic",
     "read_medmentions",
     "read_mention_jsonl",
+    "read_mention_parquet",
     "read_mesh",
     "read_obo",
     "read_pubtator",

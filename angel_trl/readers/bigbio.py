@@ -7,7 +7,7 @@ Offsets of entities count characters of the texts of all passages, joined by sin
 Format: task_schemas.md of github.com/bigscience-workshop/biomedical.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .cleaning import check_text
 from .lines import shorten
 from .mention_rows import Document, MentionRows, clean_ids, place_mention, unique_documents
+from .parquet import parquet_columns, read_rows
 from .report import ReadReport
 
 if TYPE_CHECKING:
@@ -28,18 +29,9 @@ _NOT_FOUND = "mention not found at its offsets or nearby"
 _RULE = "characters from 0 in the passages joined by single spaces"
 
 
-def looks_like_bigbio(path: str | Path) -> bool:
-    """Say whether a file is parquet with the columns `document_id`, `passages` and `entities`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with Path(path).open("rb") as file:
-        if file.read(4) != b"PAR1":
-            return False
-    try:
-        return set(_COLUMNS) <= set(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
-        return False
+def looks_like_bigbio(columns: Collection[str]) -> bool:
+    """Say whether the columns of a parquet file are those of BigBIO's `kb` schema, others beside them or not."""
+    return set(_COLUMNS) <= set(columns)
 
 
 def read_bigbio(
@@ -74,25 +66,14 @@ def read_bigbio(
 
 
 def _documents(path: Path) -> Iterator[Document]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         raise FileNotFoundError(f"no parquet file at {path}")
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = set(_COLUMNS) - set(file.schema_arrow.names)
-            if missing:
-                raise ValueError(
-                    f"{path}: no column {sorted(missing)[0]!r}; BigBIO's kb schema has {', '.join(_COLUMNS)}"
-                )
-            number = 0
-            for batch in file.iter_batches(batch_size=256, columns=list(_COLUMNS)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _document(row, f"{path}:row {number}")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as parquet ({error}); fetch the file again") from error
+    columns = parquet_columns(path)
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing:
+        raise ValueError(f"{path}: no column {missing[0]!r}; BigBIO's kb schema has {', '.join(_COLUMNS)}")
+    for number, row in read_rows(path, _COLUMNS):
+        yield _document(row, f"{path}:row {number}")
 
 
 def _document(row: dict[str, Any], where: str) -> Document:

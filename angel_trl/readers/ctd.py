@@ -8,6 +8,8 @@ alike. Lists are separated by `|`.
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from ..kb import Concept
 from .cleaning import ConceptBuilder
 from .lines import read_lines, shorten, split_rows
@@ -56,7 +58,7 @@ def read_ctd(path: str | Path) -> tuple[list[Concept], ReadReport]:
         if delimiter == "\t"
         else split_rows(path, rows, ",")
     )
-    for number, fields in split:
+    for number, fields in tqdm(split, desc=Path(path).name, unit=" rows", delay=2):
         where = f"{path}:{number}"
         if len(fields) != len(columns):
             row = shorten(delimiter.join(fields))

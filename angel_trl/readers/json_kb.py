@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from ..kb import Concept
 from .cleaning import check_text, clean, is_usable
 from .lines import read_lines, shorten
@@ -16,8 +18,9 @@ from .report import ReadReport
 __all__ = ["looks_like_jsonl", "looks_like_target_kb", "read_jsonl", "read_target_kb"]
 
 _LISTS = ("names", "alternate_ids", "types")
-_MAX_BYTES = 1 << 31
-"""The largest `target_kb.json` that is read, decompressed: all of UMLS takes a third of it."""
+_MAX_BYTES = 1 << 30
+"""The largest `target_kb.json` that is read, decompressed, which takes up to nine times that of memory; all of UMLS
+takes two thirds of it."""
 
 
 def looks_like_jsonl(head: str) -> bool:
@@ -45,7 +48,7 @@ def read_jsonl(path: str | Path) -> tuple[list[Concept], ReadReport]:
     report = ReadReport()
     concepts: list[Concept] = []
     line_of: dict[str, int] = {}
-    for number, line in read_lines(path):
+    for number, line in tqdm(read_lines(path), desc=Path(path).name, unit=" lines", delay=2):
         if not line.strip():
             continue
         where = f"{path}:{number}"

@@ -6,12 +6,21 @@ ends in an error and not in the end of the memory.
 
 import csv
 import gzip
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["MAX_LINE_BYTES", "read_chunks", "read_head", "read_lines", "shorten", "split_rows"]
+__all__ = [
+    "MAX_LINE_BYTES",
+    "read_chunks",
+    "read_head",
+    "read_lines",
+    "read_raw_lines",
+    "shorten",
+    "split_rows",
+]
 
 MAX_LINE_BYTES = 16 << 20
 """The longest line that is read unless a caller says otherwise; those of known terminologies are far shorter."""
@@ -20,6 +29,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _BOM = "\ufeff"
 _HEAD_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 16
+# Terminologies and corpora compress by 4 to 20 times; gzip cannot compress by more than 1,032 times.
+_MAX_EXPANSION = 100
+_ALWAYS_EXPANDED = 256 << 20
 
 
 def read_lines(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
@@ -34,31 +46,47 @@ def read_lines(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Ite
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is not UTF-8 (the message names the line and the byte), holds a NUL byte or is longer
-            than `max_line_bytes`, or the gzip stream is broken.
+        ValueError: If a line is not UTF-8 (the message names the line and the byte) or holds a NUL byte; and as
+            [`read_raw_lines`].
     """
-    with _open(path) as file:
-        number = 0
+    for number, raw in read_raw_lines(path, max_line_bytes=max_line_bytes):
+        if b"\0" in raw:
+            raise ValueError(
+                f"{path}:{number}: a NUL byte at column {raw.index(0)}: this is not UTF-8 text; if it is UTF-16, "
+                "re-encode the file as UTF-8"
+            )
         try:
-            while raw := file.readline(max_line_bytes + 1):
-                number += 1
-                if len(raw) > max_line_bytes:
-                    raise ValueError(
-                        f"{path}:{number}: a line of more than {max_line_bytes:,} bytes, which is no line of a "
-                        f"terminology or a corpus; it starts with {shorten(raw[:200].decode('utf-8', 'replace'))}"
-                    )
-                if b"\0" in raw:
-                    raise ValueError(
-                        f"{path}:{number}: a NUL byte at column {raw.index(0)}: this is not UTF-8 text; if it is "
-                        "UTF-16, re-encode the file as UTF-8"
-                    )
-                line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
-                yield number, line.removeprefix(_BOM) if number == 1 else line
+            line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             byte = error.object[error.start : error.start + 1]
             raise ValueError(
                 f"{path}:{number}: not UTF-8 text: byte {byte!r} at column {error.start}; re-encode the file as UTF-8"
             ) from error
+        yield number, line.removeprefix(_BOM) if number == 1 else line
+
+
+def read_raw_lines(path: str | Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes]]:
+    r"""Yield `(line number from 1, bytes)` of a file, gzip-compressed or not, without `\n` or `\r\n`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is longer than `max_line_bytes`, or the gzip stream is broken or expands as no text does.
+    """
+    with _open(path) as file:
+        number = total = 0
+        most = _most_bytes(path, file)
+        try:
+            while raw := file.readline(max_line_bytes + 1):
+                number += 1
+                total += len(raw)
+                if len(raw) > max_line_bytes:
+                    raise ValueError(
+                        f"{path}:{number}: a line of more than {max_line_bytes:,} bytes, which is no line of a "
+                        f"terminology or a corpus; it starts with {shorten(raw[:200].decode('utf-8', 'replace'))}"
+                    )
+                if total > most:
+                    raise _expanded(path, most)
+                yield number, raw.removesuffix(b"\n").removesuffix(b"\r")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}:{number + 1}: broken gzip stream ({error}); fetch the file again") from error
 
@@ -68,11 +96,16 @@ def read_chunks(path: str | Path) -> Iterator[bytes]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the gzip stream is broken.
+        ValueError: If the gzip stream is broken or expands as no text does.
     """
     with _open(path) as file:
+        total = 0
+        most = _most_bytes(path, file)
         try:
             while chunk := file.read(_CHUNK_BYTES):
+                total += len(chunk)
+                if total > most:
+                    raise _expanded(path, most)
                 yield chunk
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}: broken gzip stream ({error}); fetch the file again") from error
@@ -143,3 +176,17 @@ def _open(path: str | Path) -> BinaryIO:
         return file
     file.close()
     return gzip.open(path, "rb")  # type: ignore[return-value]  # a GzipFile reads like any binary file
+
+
+def _most_bytes(path: str | Path, file: BinaryIO) -> float:
+    """Return how many bytes may come out of a file."""
+    if not isinstance(file, gzip.GzipFile):
+        return math.inf
+    return max(_ALWAYS_EXPANDED, _MAX_EXPANSION * Path(path).stat().st_size)
+
+
+def _expanded(path: str | Path, most: float) -> ValueError:
+    return ValueError(
+        f"{path}: more than {most:,} bytes came out of {Path(path).stat().st_size:,} bytes of gzip, which is no text; "
+        "unpack the file if it is"
+    )

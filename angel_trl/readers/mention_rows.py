@@ -33,6 +33,7 @@ _OFFSET_WINDOW = 10
 """How many characters away a mention may stand from its stated start and still be taken for a wrong offset."""
 
 _MAX_DIGITS = 18
+_MAX_DOCUMENT_BYTES = 64 << 20
 _ROWS_PER_BATCH = 10_000
 
 
@@ -252,13 +253,18 @@ def is_integer(text: str) -> bool:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Return a whole file, decompressed if it is gzip.
+    """Return a whole file of one document, decompressed if it is gzip.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the gzip stream is broken.
+        ValueError: If the gzip stream is broken, or the file is larger than a document can be.
     """
-    return b"".join(read_chunks(path))
+    data = bytearray()
+    for chunk in read_chunks(path):
+        data += chunk
+        if len(data) > _MAX_DOCUMENT_BYTES:
+            raise ValueError(f"{path}: more than {_MAX_DOCUMENT_BYTES:,} bytes, which is no document of a corpus")
+    return bytes(data)
 
 
 def _nearest(text: str, mention: str, start: int) -> int | None:

@@ -18,9 +18,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from tqdm.auto import tqdm
+
 from .cleaning import check_text
-from .lines import read_lines, shorten, split_rows
-from .mention_rows import MentionRows, clean_ids, read_bytes
+from .lines import read_lines, read_raw_lines, shorten, split_rows
+from .mention_rows import MentionRows, clean_ids
 from .report import ReadReport
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ __all__ = ["IdLevel", "fold_files", "looks_like_askapatient", "looks_like_cometa
 
 IdLevel = Literal["general", "specific"]
 
+_BOM = b"\xef\xbb\xbf"
 _FOLD = re.compile(r"(.+)\.fold-(\d+)\.(train|validation|test)\.txt(\.gz)?")
 
 
@@ -68,7 +71,7 @@ def read_cometa(path: str | Path, *, split: str, level: IdLevel = "general") -> 
         if name.lower() not in column:
             raise ValueError(f"{where}: no column {name!r} in the header {shorten(' | '.join(header))}")
     times: Counter[str] = Counter()
-    for where, cells in table:
+    for where, cells in tqdm(table, desc=Path(path).name, unit=" rows", delay=2):
         value = f"{where} {shorten(' '.join(cells))}"
         if len(cells) != len(header):
             fix = f"A row has {len(header)} cells, as the header; quote cells that hold a separator or a line end."
@@ -119,11 +122,11 @@ def read_askapatient(path: str | Path, *, split: str) -> tuple["Dataset", ReadRe
     """
     report, rows = ReadReport(), MentionRows()
     seen: set[str] = set()
-    for number, raw in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, raw in tqdm(read_raw_lines(path), desc=Path(path).name, unit=" lines", delay=2):
         where = f"{path}:{number}"
         if not raw.strip():
             continue
-        line, is_latin = _decode(raw)
+        line, is_latin = _decode(raw.removeprefix(_BOM) if number == 1 else raw)
         check_text(line, where)
         cells = line.split("\t")
         if len(cells) != 3:
@@ -181,8 +184,7 @@ def _table(path: str | Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _decode(raw: bytes) -> tuple[str, bool]:
-    """Return a line as text, without its line end, and whether it had to be read as Latin-1."""
-    raw = raw.removesuffix(b"\r")
+    """Return a line as text, and whether it had to be read as Latin-1."""
     try:
         return raw.decode("utf-8"), False
     except UnicodeDecodeError:

@@ -1,4 +1,6 @@
-"""OBO ontologies, formats 1.2 and 1.4 (http://purl.obolibrary.org/obo/oboformat/spec.html).
+"""OBO ontologies, formats 1.2 and 1.4 (http://purl.obolibrary.org/obo/oboformat/spec.html), and the synonyms of 1.0.
+
+Format 1.0 has tags of their own for the scopes (`exact_synonym: "text" []`), which are read as 1.2 writes them.
 
 The library `fastobo` reads the syntax (`pip install "angel_trl[readers]"`). It is strict, and real ontologies are not:
 the file is taken apart into its `[Term]` frames here, so that one bad clause costs a repair or one term, and only the
@@ -12,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm.auto import tqdm
+
 from ..kb import Concept
 from .cleaning import ConceptBuilder
 from .lines import read_lines, shorten
@@ -22,7 +26,11 @@ __all__ = ["looks_like_obo", "read_obo"]
 SCOPES = ("EXACT", "RELATED", "NARROW", "BROAD")
 """The scopes of a synonym, as the specification names them."""
 
-_TAGS = frozenset({"id", "name", "namespace", "alt_id", "def", "synonym", "is_obsolete", "replaced_by"})
+_TAGS = frozenset(
+    {"id", "name", "namespace", "alt_id", "def", "synonym", "is_obsolete", "replaced_by"}
+    | {f"{scope.lower()}_synonym" for scope in SCOPES}
+)
+_OLD_SYNONYM = re.compile(r'(exact|related|narrow|broad)_synonym:\s*("(?:[^"\\]|\\.)*")\s*(.*)')
 _FIRST_LINE = re.compile(r"\[(?:Term|Typedef|Instance)\]|format-version:|[a-z][a-z_-]*: ")
 _TERM = re.compile(r"^\[Term\]", re.MULTILINE)
 # What follows the text must look like cross-references, or else the quotes are broken and the text may be longer.
@@ -75,7 +83,7 @@ def read_obo(path: str | Path, *, scopes: Collection[str] = ("EXACT", "RELATED")
     builder = ConceptBuilder(report, "terms")
     replaced: dict[str, _Term] = {}
     namespaces: list[str] = []
-    for frame in _frames(path):
+    for frame in tqdm(_frames(path), desc=Path(path).name, unit=" frames", delay=2):
         where = f"{path}:{frame.number}"
         if frame.kind == "":
             namespaces = [line.partition(":")[2].partition(" !")[0].strip() for _, line in frame.lines]
@@ -128,8 +136,14 @@ def _frames(path: str | Path) -> Iterator[_Frame]:
             yield frame
             frame = _Frame(line.partition("!")[0].strip(), number, [])
         elif tag in _TAGS if frame.kind else tag == "default-namespace":
-            frame.lines.append((number, line))
+            frame.lines.append((number, _with_scope(line)))
     yield frame
+
+
+def _with_scope(line: str) -> str:
+    """Return a synonym of format 1.0 as 1.2 writes it, the scope behind the text; any other line as it is."""
+    old = _OLD_SYNONYM.match(line)
+    return f"synonym: {old[2]} {old[1].upper()} {old[3]}" if old else line
 
 
 def _parse_term(parse: Any, frame: _Frame, path: str | Path, report: ReadReport) -> _Term | None:

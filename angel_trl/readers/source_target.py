@@ -13,6 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm.auto import tqdm
+
 from .lines import read_lines, shorten
 from .mention_rows import MentionRows, parse_label
 from .report import ReadReport
@@ -57,7 +59,8 @@ def read_source_target(path: str | Path, *, split: str) -> tuple["Dataset", Read
         raise FileNotFoundError(f"{source}: a .source file needs a .label file beside it, and both must be there")
     report, rows = ReadReport(), MentionRows()
     target_of: dict[tuple[str, str], str] = {}
-    for number, marked, ids, name in _lines(source, label, target):
+    lines = _lines(source, label, target)
+    for number, marked, ids, name in tqdm(lines, desc=source.name, unit=" lines", delay=2):
         where = f"{source}:{number}"
         value = f"{where} {shorten(marked)}"
         left, mention, right = _parts(marked, where)

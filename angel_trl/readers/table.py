@@ -13,9 +13,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
 from ..kb import Concept
 from .cleaning import ConceptBuilder
 from .lines import read_lines, shorten, split_rows
+from .parquet import PARQUET_MAGIC, parquet_columns, read_rows
 from .report import ReadReport
 
 if TYPE_CHECKING:
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["looks_like_parquet", "looks_like_table", "read_table"]
 
-_PARQUET_MAGIC = b"PAR1"
 _DELIMITERS = "\t,;"
 _TEXTS = ("id", "name", "definition")
 _LISTS = ("names", "synonyms", "alternate_ids", "types")
@@ -38,17 +40,20 @@ def looks_like_table(head: str) -> bool:
 
 def looks_like_parquet(head: str) -> bool:
     """Say whether text is the beginning of a parquet file."""
-    return head.startswith(_PARQUET_MAGIC.decode())
+    return head.startswith(PARQUET_MAGIC.decode())
 
 
-def read_table(source: "str | Path | pandas.DataFrame") -> tuple[list[Concept], ReadReport]:
+def read_table(
+    source: "str | Path | Sequence[str | Path] | pandas.DataFrame",
+) -> tuple[list[Concept], ReadReport]:
     """Read a table of concepts; the report counts rows.
 
     The names of a row are those of `name`, `names` and `synonyms`, in this order. Empty cells and missing values stand
     for nothing; whole numbers as ids are read as text; columns of other names are noted and ignored.
 
     Args:
-        source: A CSV or TSV file, gzip-compressed or not, a parquet file, or a `pandas.DataFrame`.
+        source: A CSV or TSV file, gzip-compressed or not, a parquet file, several files that a table was cut into, or
+            a `pandas.DataFrame`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -58,12 +63,12 @@ def read_table(source: "str | Path | pandas.DataFrame") -> tuple[list[Concept], 
     report = ReadReport()
     builder = ConceptBuilder(report, "rows")
     if isinstance(source, str | Path):
-        with Path(source).open("rb") as file:
-            is_parquet = file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
-        rows = _parquet_rows(source, report) if is_parquet else _text_rows(source, report)
+        name, rows = Path(source).name, _file_rows(source, report)
+    elif isinstance(source, Sequence):
+        name, rows = Path(source[0]).name, chain.from_iterable(_file_rows(path, report) for path in source)
     else:
-        rows = _frame_rows(source, report)
-    for where, row in rows:
+        name, rows = "DataFrame", _frame_rows(source, report)
+    for where, row in tqdm(rows, desc=name, unit=" rows", delay=2):
         texts = {column: _text(row.get(column), f"{where}: column {column!r}", report) for column in _TEXTS}
         lists = {column: _list(row.get(column), f"{where}: column {column!r}", report) for column in _LISTS}
         builder.add(
@@ -101,6 +106,12 @@ def _columns(names: Iterable[object], where: str, report: ReadReport) -> list[st
     return [column if column in _TEXTS + _LISTS else "" for column in columns]
 
 
+def _file_rows(path: str | Path, report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
+    if names := parquet_columns(path):
+        return _parquet_rows(path, names, report)
+    return _text_rows(path, report)
+
+
 def _text_rows(path: str | Path, report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
     lines = read_lines(path)
     header = next(((number, line) for number, line in lines if line.strip()), (1, ""))
@@ -118,23 +129,10 @@ def _text_rows(path: str | Path, report: ReadReport) -> Iterator[tuple[str, dict
         yield where, dict(zip(columns, fields, strict=True))
 
 
-def _parquet_rows(path: str | Path, report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            columns = _columns(names, str(path), report)
-            read = [name for name, column in zip(names, columns, strict=True) if column]
-            row = 0
-            for batch in file.iter_batches(batch_size=4096, columns=read):
-                values = {name.strip().lower(): batch.column(name).to_pylist() for name in batch.schema.names}
-                for cells in zip(*values.values(), strict=True):
-                    row += 1
-                    yield f"{path}: row {row}", dict(zip(values, cells, strict=True))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable parquet file ({error}); fetch or write it again") from error
+def _parquet_rows(path: str | Path, names: Sequence[str], report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
+    read = [name for name, column in zip(names, _columns(names, str(path), report), strict=True) if column]
+    for number, row in read_rows(path, read):
+        yield f"{path}: row {number}", {name.strip().lower(): cell for name, cell in row.items()}
 
 
 def _frame_rows(frame: "pandas.DataFrame", report: ReadReport) -> Iterator[tuple[str, dict[str, Any]]]:
