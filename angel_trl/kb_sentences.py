@@ -57,7 +57,7 @@ class SentenceMaker:
 
     Args:
         kb: the knowledge base.
-        noise: share of mentions with a small change, as by `misspell`.
+        noise: share of mentions with a small change, as by `misspell`, unless that makes another name of it.
         context: share of mentions that stand in a sentence; the others stand alone.
 
     Raises:
@@ -85,7 +85,9 @@ class SentenceMaker:
         if kind == "short form":
             mention = short_form(mention)
         elif rng.random() < self.noise:
-            mention = misspell(mention, rng)
+            changed = misspell(mention, rng)
+            # "familial breast cancer" without its first word is another concept's name, and no misspelling of it.
+            mention = changed if self.kb.find(changed) is None else mention
         if kind == "alone":
             return KBSentence(mention, 0, len(mention), ())
         template = rng.choice(_TEMPLATES[kind])
@@ -144,18 +146,26 @@ def short_form(name: str) -> str:
 
 
 def misspell(name: str, rng: random.Random) -> str:
-    """One small change, as corpora show them: a typing error in a letter, a word lost, or two words swapped."""
+    """One small change, as corpora show them: a typing error in a letter, a word lost, or two words swapped.
+
+    Numbers and single letters stay as they are, for these tell one type of a disease from another.
+    """
     words = name.split(" ")
     kind = rng.choice(("letter", "letter", "drop", "swap"))
-    if kind == "drop" and len(words) > 2:
-        del words[rng.randrange(len(words))]
+    plain = [place for place, word in enumerate(words) if len(word) > 1 and not any(map(str.isdigit, word))]
+    if kind == "drop" and len(words) > 2 and plain:
+        del words[rng.choice(plain)]
     elif kind == "swap" and len(words) > 1:
         place = rng.randrange(len(words) - 1)
         words[place], words[place + 1] = words[place + 1], words[place]
-    else:
-        place = rng.randrange(len(name))
-        letter = rng.choice(_LETTERS)
-        edit = rng.choice(("", letter, letter + name[place], name[place] * 2))
-        changed = name[:place] + edit + name[place + 1 :]
-        return changed if changed.strip() else name
+    elif plain:
+        place = rng.choice(plain)
+        words[place] = _mistyped(words[place], rng)
     return " ".join(words)
+
+
+def _mistyped(word: str, rng: random.Random) -> str:
+    """The word with a letter lost, another in its place, one put before it, or itself twice."""
+    place = rng.randrange(len(word))
+    letter = rng.choice(_LETTERS)
+    return word[:place] + rng.choice(("", letter, letter + word[place], word[place] * 2)) + word[place + 1 :]

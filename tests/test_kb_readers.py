@@ -353,3 +353,10 @@ def test_merged_mesh_dictionary():
     assert sum(len(concept.names) for concept in concepts) == 344_732 - 977
     assert report.skipped == {}
     assert report.repaired == {"character entity written out": 1_156, "duplicate name dropped": 977}
+
+
+def test_a_saved_knowledge_base_keeps_its_homonym_policy_under_another_normalization(tmp_path):
+    concepts = [Concept("A", ("Ataxia", "MS")), Concept("B", ("Myelitis", "MS"))]
+    KnowledgeBase(concepts, homonyms="drop").to_parquet(tmp_path / "kb.parquet")
+    kb = KnowledgeBase.from_file(tmp_path / "kb.parquet", normalization="lower")
+    assert (kb.normalization, kb.homonym_policy, kb.names) == ("lower", "drop", ["ataxia", "myelitis"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from datasets import load_dataset
 from hub_server import READ_TOKEN, HubServer
 from huggingface_hub import DatasetCard
+from readme_commands import PREPARE
 
 from angel_trl import KnowledgeBase, read_corpus, read_knowledge_base
 
@@ -105,6 +107,16 @@ def test_corpus_and_knowledge_base_become_two_datasets(run, data):
         "mentions/data/train-00000-of-00001.parquet",
         "report.json",
     ]
+
+
+def test_the_command_of_the_readme_does_it(run, data, tmp_path, monkeypatch):
+    assert PREPARE in (ROOT / "README.md").read_text()
+    given = PREPARE.replace("path/to/ncbi_disease", str(data / "corpus"))
+    given = given.replace("path/to/medic_06Jul2012.txt", str(data / "kb.jsonl"))
+    monkeypatch.chdir(tmp_path)
+    line = run(*shlex.split(given)[2:])
+    assert (line["mentions"], line["kb"]) == ("prepared/mentions", "prepared/kb")
+    assert (tmp_path / "prepared" / "kb" / "kb.parquet").exists()
 
 
 def test_every_count_is_in_the_report(run, data):

@@ -8,25 +8,25 @@ from pathlib import Path
 
 import pytest
 import yaml
+from readme_commands import PRETRAIN
 
 from angel_trl import AngelConfig, EntityLinker, synthetic_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = (
-    "--config",
-    "recipes/configs/pretrain.yaml",
-    "--model",
-    "scratch-tiny",
-    "--max_words",
-    "48",
-    "--use_cpu",
-    "true",
-)
+CONFIG = shlex.split("--max_words 48 --use_cpu true")
 SHORT = shlex.split("--passes 0.2 --num_rounds 2 --mentions_per_round 64 --dev_mentions 40 --bootstrap 20")
 FINE_TUNE = shlex.split(
     "--config recipes/configs/quickstart.yaml --pretrain_passes 0 --positive_epochs 1 --kb_mentions_per_mention 0 "
     "--num_rounds 1 --mentions_per_round 64 --mined_kb_mentions 16 --bootstrap 20"
 )
+
+
+def readme_command(model):
+    """The arguments of the README's command, with another model and without its knowledge base."""
+    command = PRETRAIN.replace("--model scratch-small", f"--model {model}").replace(
+        " --kb path/to/medic_06Jul2012.txt", ""
+    )
+    return shlex.split(command)[2:]
 
 
 def launch(*arguments):
@@ -51,7 +51,7 @@ def pretrained(data, tmp_path_factory):
     """A short run with a corpus to score: its output folder and what it printed."""
     output = tmp_path_factory.mktemp("pretrained")
     given = ("--kb", data / "kb.parquet", "--corpus", data / "corpus", "--output_dir", output)
-    run = launch("recipes/pretrain.py", *CONFIG, *SHORT, *given)
+    run = launch(*readme_command("scratch-tiny"), *CONFIG, *SHORT, *given)
     assert run.returncode == 0, run.stderr[-3000:]
     return output, run
 
@@ -92,7 +92,14 @@ def test_the_result_is_a_linker_that_can_be_fine_tuned(pretrained, data, tmp_pat
 
 def test_without_a_corpus_the_knowledge_base_is_all_it_needs(data, tmp_path):
     run = launch(
-        "recipes/pretrain.py", *CONFIG, *SHORT, "--skip_angel", "--kb", data / "kb.parquet", "--output_dir", tmp_path
+        *readme_command("scratch-tiny"),
+        *CONFIG,
+        *SHORT,
+        "--skip_angel",
+        "--kb",
+        data / "kb.parquet",
+        "--output_dir",
+        tmp_path,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert json.loads(run.stdout.splitlines()[-1])["linker"] == str(tmp_path / "positive")
@@ -127,7 +134,9 @@ def test_a_preset_brings_its_settings(monkeypatch):
 
 
 def test_a_knowledge_base_that_is_not_there_is_said_before_anything_is_done(tmp_path):
-    run = launch("recipes/pretrain.py", *CONFIG, "--kb", tmp_path / "none.txt", "--output_dir", tmp_path / "out")
+    run = launch(
+        *readme_command("scratch-tiny"), *CONFIG, "--kb", tmp_path / "none.txt", "--output_dir", tmp_path / "out"
+    )
     assert run.returncode != 0
     assert "none.txt" in run.stderr
     assert "Traceback" not in run.stderr.partition("subprocess.CalledProcessError")[0].split("accelerate")[0]

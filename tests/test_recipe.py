@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import DatasetDict
+from readme_commands import INSTALL, INSTALL_TEST, NCBI, PREPARE, PRETRAIN, QUICKSTART
 
 from angel_trl import EntityLinker, KnowledgeBase
 from angel_trl.evaluation import evaluate_linking
@@ -21,12 +22,6 @@ SHORT = shlex.split(
     "--pretrain_passes 0.1 --positive_epochs 1 --kb_mentions_per_mention 0.1 --num_rounds 2 --mentions_per_round 96 "
     "--mined_kb_mentions 64 --bootstrap 50"
 )
-QUICKSTART = "accelerate launch recipes/angel.py"
-NCBI = (
-    "accelerate launch recipes/angel.py --config recipes/configs/ncbi.yaml --model scratch-small "
-    "--corpus path/to/ncbi_disease --kb path/to/medic_06Jul2012.txt"
-)
-INSTALL, INSTALL_TEST = "pip install -c constraints.txt -e .", 'pip install -c constraints.txt -e ".[test]"'
 
 
 def launch(*arguments, check=True):
@@ -284,8 +279,8 @@ def test_every_command_of_the_readme_is_run_by_a_test(quickstart):
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
     commands = {part.strip() for block in blocks for line in block.splitlines() for part in line.split(" && ")}
-    # .ci/run runs the first four as they stand; NCBI's runs above on a corpus of the test's own.
-    known = {INSTALL, QUICKSTART, INSTALL_TEST, "pytest", NCBI}
+    # .ci/run runs the first four as they stand; the others run on small data, here, in test_prepare and test_pretrain.
+    known = {INSTALL, QUICKSTART, INSTALL_TEST, "pytest", NCBI, PREPARE, PRETRAIN}
     tried = {command for command in commands if command.startswith("python -m angel_trl runs/quickstart/linker")}
     assert commands - known == tried
     assert known <= commands

@@ -101,7 +101,9 @@ def read_knowledge_base(source: Source, normalization: str | None = None) -> Kno
             kb = KnowledgeBase.from_parquet(files[0])
             if normalization in (None, kb.normalization):
                 return kb
-            return KnowledgeBase(kb.concepts, normalization=normalization, source=kb.source)
+            return KnowledgeBase(
+                kb.concepts, normalization=normalization, homonyms=kb.homonym_policy, source=kb.source
+            )
         concepts, report = _read(files)
         report = found.named_report(report)
         level = logging.WARNING if report.skipped or report.repaired else logging.INFO
