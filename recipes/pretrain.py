@@ -62,7 +62,7 @@ class PretrainArguments:
     positive_bf16: bool = field(default=False, metadata={"help": "First stage under bfloat16 autocast."})
     positive_save_steps: int = field(default=500, metadata={"help": "Steps of the first stage between checkpoints."})
     noise: float = field(default=0.3, metadata={"help": "Share of mentions to misspell in the first stage."})
-    mined_noise: float = field(default=0.6, metadata={"help": "Share of mentions to misspell in the rounds and dev."})
+    mined_noise: float = field(default=0.4, metadata={"help": "Share of mentions to misspell in the rounds and dev."})
     context: float = field(default=0.7, metadata={"help": "Share of mentions in a sentence; others stand alone."})
     dev_mentions: int = field(default=1000, metadata={"help": "Mentions by whose accuracy the best round is kept."})
     skip_angel: bool = field(default=False, metadata={"help": "Stop after the first stage."})
