@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "AngelConfig": "config",
     "AngelTrainer": "trainer",
+    "Calibration": "confidence",
     "Candidate": "linked",
     "Candidates": "decoding",
     "Concept": "kb",
@@ -28,6 +29,8 @@ _MODULE_OF = {
     "PositiveTrainer": "positive",
     "Restriction": "restrictions",
     "TargetNames": "targets",
+    "calibrate": "calibration",
+    "evaluate_confidence": "calibration",
     "make_pairs": "pairs",
     "paired_difference": "metrics",
     "read_corpus": "readers",
@@ -56,7 +59,10 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from angel_trl.calibration import calibrate as calibrate
+    from angel_trl.calibration import evaluate_confidence as evaluate_confidence
     from angel_trl.callbacks import PairMiningCallback as PairMiningCallback
+    from angel_trl.confidence import Calibration as Calibration
     from angel_trl.config import AngelConfig as AngelConfig
     from angel_trl.decoding import Candidates as Candidates
     from angel_trl.decoding import score_names as score_names

@@ -1,7 +1,6 @@
 """Try a linker from the shell: `python -m angel_trl PATH_OR_HUB_ID "text with a [mention]"`."""
 
 import argparse
-import dataclasses
 import json
 import sys
 
@@ -14,23 +13,27 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=3, help="candidates of a mention (default: 3)")
     parser.add_argument("--num_beams", type=int, default=10, help="beams of the search (default: 10)")
     parser.add_argument(
-        "--until_exact", action="store_true", help="widen the search until no likelier name can exist (or 1000 beams)"
+        "--exact", action="store_true", help="widen the search until no likelier name can exist (or 1000 beams)"
     )
     parser.add_argument("--types", nargs="+", help="only concepts of these semantic types")
-    options = parser.parse_args()
+    parser.add_argument("--candidates", nargs="+", help="only these names or ids")
+    parser.add_argument(
+        "--nil_threshold",
+        type=float,
+        help="give no answer below this confidence (default: what the linker was calibrated to; 0 gives all)",
+    )
+    options = vars(parser.parse_args())
+    name_or_path, text = options.pop("linker"), options.pop("text")
     from angel_trl.linked import parse_brackets
     from angel_trl.linker import EntityLinker
 
     try:
-        parse_brackets(options.text)
+        parse_brackets(text)
+        linked = EntityLinker.from_pretrained(name_or_path).link(text, **options)
     except ValueError as error:
         parser.error(str(error))
-    linker = EntityLinker.from_pretrained(options.linker)
-    restriction = linker.restrict(types=options.types) if options.types else None
-    settings = {"top_k": options.top_k, "num_beams": options.num_beams, "until_exact": options.until_exact}
-    for linked in linker.link(options.text, restriction=restriction, **settings):
-        row = {"id": linked.id, "name": linked.name, **dataclasses.asdict(linked)}
-        sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    for one in linked:
+        sys.stdout.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ class Candidates:
         """Log-probability a token, float32 `[mentions, k]`: the length-normalised score."""
         return (self.log_probs / np.maximum(self.lengths, 1)).astype(np.float32)
 
+    def take(self, rows: NDArray[np.int64]) -> Candidates:
+        """The candidates of the mentions `rows`."""
+        return Candidates(*(getattr(self, field)[rows] for field in self.__slots__))
+
     def put(self, rows: NDArray[np.int64], other: Candidates) -> None:
         """Replace the candidates of the mentions `rows` by `other`."""
         for field in self.__slots__:
@@ -84,7 +88,7 @@ def search(
     top_k: int = 5,
     batch_size: int = 32,
     ranking: str = "sum",
-    until_exact: bool = False,
+    exact: bool = False,
     max_beams: int = 1000,
     restrictions: Sequence[Restriction | None] | None = None,
     progress: str | None = None,
@@ -99,8 +103,8 @@ def search(
         top_k: names returned for a mention.
         batch_size: mentions searched together. Results do not depend on it.
         ranking: "sum" ranks names by log-probability, "mean" by log-probability a token (length-normalised).
-        until_exact: widen the beam of a mention until its list is exact, up to `max_beams`.
-        max_beams: the widest beam that `until_exact` goes to; lists not exact by then are marked so.
+        exact: widen the beam of a mention until its list is exact, up to `max_beams`.
+        max_beams: the widest beam that `exact` goes to; lists not exact by then are marked so.
         restrictions: for each mention the names it may be given (`TargetNames.restrict` makes them), None for all.
         progress: text of a progress bar, None for none.
 
@@ -131,7 +135,7 @@ def search(
         for rows in _batches(mentions, batch_size):
             batch = [mention for row in rows if (mention := mentions[row]) is not None]
             allowed = [None if restrictions is None else restrictions[row] for row in rows]
-            frontier = Frontier(len(rows), num_beams, keep=until_exact, max_beams=max_beams)
+            frontier = Frontier(len(rows), num_beams, keep=exact, max_beams=max_beams)
             searched = _BatchSearch(TreeDecoder(model, batch), trie, allowed, frontier, top_k, ranking)
             found.put(rows, searched.run())
             bar.update(len(rows))

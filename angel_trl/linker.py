@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from huggingface_hub import snapshot_download
+from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from angel_trl import __version__
 from angel_trl.architectures import load_model, prepare
-from angel_trl.decoding import Candidates, search
-from angel_trl.formatting import MentionFormat, MentionFormatter
+from angel_trl.confidence import Calibration
+from angel_trl.decoding import Candidates
+from angel_trl.formatting import EncodedMention, MentionFormat, MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
-from angel_trl.linked import Candidate, Linked, parse_brackets
+from angel_trl.linked import Candidate, Linked, Ner, check_span, checked_mention, parse_brackets, recognized_spans
+from angel_trl.linker_files import SETTINGS, LinkerParts, find_folder, read_parts, write_parts
 from angel_trl.restrictions import Restriction
+from angel_trl.shared_search import SharedSearch
 from angel_trl.targets import TargetNames
 from angel_trl.trie import NameTrie
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "angel_trl.linker/1"
-_SETTINGS, _KB, _TRIE = "angel.json", "kb.parquet", "trie.safetensors"
+# Tokenizers keep settings of a call, which another thread would change under it; linkers may share one.
+_TOKENIZING = threading.Lock()
 
 
 class EntityLinker:
-    """Names the concept of a mention in a passage.
+    """Names the concept of a mention in a passage. Threads may share a linker.
 
     Args:
-        model: an encoder-decoder or decoder-only model trained for linking.
+        model: an encoder-decoder or decoder-only model trained for linking; put into evaluation mode.
         tokenizer: its tokenizer.
         kb: the knowledge base.
         mention_format: choices of the input format it was trained with.
@@ -61,11 +63,33 @@ class EntityLinker:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.targets = TargetNames(kb, MentionFormatter(tokenizer, model.config, mention_format), trie)
+        self._search = SharedSearch(self.model, self.targets.trie)
+        self._calibration: Calibration | None = None
 
     @property
     def kb(self) -> KnowledgeBase:
         """The knowledge base."""
         return self.targets.kb
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What gives answers a confidence, and the threshold below which there are none.
+
+        `angel_trl.calibration.calibrate` makes one from dev mentions. It is saved with the linker.
+
+        Raises:
+            ValueError: when set to one that was made for other names.
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if calibration is not None and calibration.fingerprint != self.targets.fingerprint:
+            raise ValueError(
+                f"The calibration was made for other names (fingerprint {calibration.fingerprint[:12]}) than the "
+                f"linker's ({self.targets.fingerprint[:12]}): another knowledge base or tokenizer. Calibrate this one."
+            )
+        self._calibration = calibration
 
     @classmethod
     def from_pretrained(
@@ -82,45 +106,29 @@ class EntityLinker:
         Args:
             id_or_path: the folder, or a Hub repository id.
             revision: branch, tag or commit of a Hub repository.
-            kb: a knowledge base to link to in place of the saved one; needed for a plain model without one.
+            kb: a knowledge base to link to in place of the saved one; needed for a plain model without one. The
+                linker is not calibrated for it.
             device: where to put the model; a GPU if there is one.
             dtype: of the weights.
 
         Raises:
             ValueError: if the folder is not a linker and no `kb` is given, or its parts do not belong together.
         """
-        folder = Path(id_or_path)
-        if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    str(id_or_path),
-                    revision=revision,
-                    allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.parquet"],
-                )
-            )
-        settings = _read_settings(folder / _SETTINGS)
-        trie = None
-        if kb is None:
-            if not (folder / _KB).exists():
-                raise ValueError(
-                    f"{id_or_path} has no {_KB}: it is a model without a knowledge base. Give one: "
-                    "EntityLinker.from_pretrained(..., kb=KnowledgeBase.from_file(...))."
-                )
-            kb = KnowledgeBase.from_parquet(folder / _KB)
-            if not settings:
-                raise ValueError(
-                    f"{id_or_path} has no {_SETTINGS}: it was not saved to the end. Save or download it again."
-                )
-            if kb.fingerprint != settings["kb_fingerprint"]:
-                raise ValueError(
-                    f"{folder / _KB} is not the knowledge base that {_SETTINGS} names. Download it again."
-                )
-            trie = _load_trie(folder / _TRIE)
+        folder = find_folder(id_or_path, revision)
+        parts = read_parts(folder, kb)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = load_model(str(folder), dtype=dtype, use_safetensors=True)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        mention_format = MentionFormat(**settings.get("mention_format", {}))
-        return cls(model, tokenizer, kb, mention_format, trie)
+        return cls.from_parts(model, tokenizer, parts)
+
+    @classmethod
+    def from_parts(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, parts: LinkerParts
+    ) -> EntityLinker:
+        """A linker of a model and tokenizer that are loaded already, and the rest of its folder."""
+        linker = cls(model, tokenizer, parts.kb, parts.mention_format, parts.trie)
+        linker.calibration = parts.calibration
+        return linker
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights (safetensors), tokenizer, knowledge base (parquet), trie (safetensors) and `angel.json`.
@@ -135,23 +143,16 @@ class EntityLinker:
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _SETTINGS).unlink(missing_ok=True)
+        # Without it the folder is not complete, should this be interrupted.
+        (folder / SETTINGS).unlink(missing_ok=True)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        self.kb.to_parquet(folder / _KB)
-        self.targets.trie.save(folder / _TRIE)
-        settings = {
-            "format": _FORMAT,
-            "angel_trl_version": __version__,
-            "kb_fingerprint": self.kb.fingerprint,
-            "mention_format": dataclasses.asdict(self.targets.formatter.format),
-        }
-        # Written last: a folder with angel.json is complete.
-        (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_parts(folder, LinkerParts(self.kb, self.targets.trie, self.targets.formatter.format, self.calibration))
 
     def restrict(
         self,
         *,
+        candidates: Iterable[str] | None = None,
         names: Iterable[str] | None = None,
         ids: Iterable[str] | None = None,
         types: Iterable[str] | None = None,
@@ -159,140 +160,203 @@ class EntityLinker:
         """A restriction of `link` and `link_batch` to some of the names; see `Restrictor.restrict`.
 
         Example:
-            >>> linker.link("[WD] in a child.", restriction=linker.restrict(types=["Disease"]))  # doctest: +SKIP
+            >>> diseases = linker.restrict(types=["Disease"])  # doctest: +SKIP
+            >>> linker.link("[WD] in a child.", restriction=diseases)  # doctest: +SKIP
         """
-        return self.targets.restrict(names=names, ids=ids, types=types)
+        return self.targets.restrict(candidates=candidates, names=names, ids=ids, types=types)
 
     def extended(self, concepts: Iterable[Concept]) -> EntityLinker:
         """A linker with the same model whose knowledge base also holds `concepts`.
 
         A concept whose id the knowledge base has adds its names to that concept. Only the new names are tokenised,
-        and the trie takes them in without being built again.
+        and the trie takes them in without being built again. A calibration does not hold for the new names: the
+        linker has none.
 
         Raises:
             ValueError: for a concept without id or names.
         """
         extended = copy.copy(self)
         extended.targets = self.targets.extended(self.kb.extended(concepts))
+        extended._search = SharedSearch(self.model, extended.targets.trie)
+        extended._calibration = None
         return extended
 
     def link(
         self,
         text: str,
         *,
-        num_beams: int = 10,
-        top_k: int = 5,
+        spans: Iterable[Sequence[int]] | None = None,
+        ner: Ner | None = None,
+        candidates: Iterable[str] | None = None,
+        types: Iterable[str] | None = None,
         restriction: Restriction | None = None,
+        top_k: int = 5,
+        num_beams: int = 10,
         ranking: str = "sum",
-        until_exact: bool = False,
+        exact: bool = False,
         max_beams: int = 1000,
+        nil_threshold: float | None = None,
     ) -> list[Linked]:
-        """Link every `[bracketed]` mention of `text`, in order.
+        """Link the mentions of a text: its `[bracketed]` ones, those at `spans`, or those that `ner` finds.
 
         Args:
-            text: a passage with one or more mentions in square brackets.
-            num_beams: beams of the search.
+            text: a passage, with mentions in square brackets unless `spans` or `ner` is given.
+            spans: offsets `(start, end)` of each mention in `text` as it is, the end exclusive. They may overlap and
+                stand in any order; there is a result for each, in this order.
+            ner: finds the mentions: a token-classification pipeline with an aggregation strategy, or any function
+                from a text to mappings with `start` and `end`.
+            candidates: names or ids (mixed as you like); the answer is one of these names, or a name of one of these
+                concepts.
+            types: semantic types; the answer is a concept of one of them.
+            restriction: the names that may be given, from `restrict`, in place of `candidates` and `types`: made once
+                for many requests.
             top_k: candidates of a mention.
-            restriction: the names that may be given, from `restrict`.
+            num_beams: beams of the search.
             ranking: "sum" ranks by log-probability, "mean" by log-probability a token.
-            until_exact: widen the search until the candidates are provably the likeliest names, or it is `max_beams`
-                wide; `Linked.exact` says which.
+            exact: widen the search until the candidates are provably the likeliest names, or it is `max_beams` wide;
+                `Linked.exact` says which.
             max_beams: the widest beam then.
+            nil_threshold: give no answer below this confidence; that of the calibration if None. 0 gives all answers.
+
+        Returns:
+            One result a mention, in order; none if `spans` or `ner` has none. Confidences are those of requests that
+            the linker is calibrated for: ranked by "sum", not restricted, and with no fewer beams than the
+            calibration, or exact. Other requests have none, and no answer is withheld.
 
         Raises:
-            ValueError: if no mention is marked or a bracket has no partner.
+            ValueError: if no mention is marked or a bracket has no partner; for a span outside the text or of nothing
+                but blanks, candidates or types that the knowledge base does not have, arguments that exclude each
+                other, a threshold without a confidence, or a setting out of range.
+            RuntimeError: if the model is being trained.
         """
-        plain, spans = parse_brackets(text)
-        mentions = [{"text": plain, "start": start, "end": end} for start, end in spans]
+        if not isinstance(text, str):
+            raise ValueError(f"text is a {type(text).__name__}, {text!r:.80}; give a string, or rows to link_batch.")
+        if spans is not None and ner is not None:
+            raise ValueError("spans and ner were both given; give one of them, or neither for [bracketed] mentions.")
+        if spans is not None:
+            found = [check_span(text, span, f"spans[{place}]") for place, span in enumerate(spans)]
+        elif ner is not None:
+            found = recognized_spans(text, ner)
+        else:
+            text, found = parse_brackets(text)
         return self.link_batch(
-            mentions,
-            num_beams=num_beams,
-            top_k=top_k,
+            [{"text": text, "start": start, "end": end} for start, end in found],
+            candidates=candidates,
+            types=types,
             restrictions=restriction,
+            top_k=top_k,
+            num_beams=num_beams,
             ranking=ranking,
-            until_exact=until_exact,
+            exact=exact,
             max_beams=max_beams,
+            nil_threshold=nil_threshold,
         )
 
     def link_batch(
         self,
         mentions: Iterable[Mapping[str, Any]],
         *,
-        num_beams: int = 10,
-        top_k: int = 5,
-        batch_size: int = 32,
+        candidates: Iterable[str] | None = None,
+        types: Iterable[str] | None = None,
         restrictions: Restriction | Sequence[Restriction | None] | None = None,
+        top_k: int = 5,
+        num_beams: int = 10,
+        batch_size: int = 32,
         ranking: str = "sum",
-        until_exact: bool = False,
+        exact: bool = False,
         max_beams: int = 1000,
+        nil_threshold: float | None = None,
         progress: bool = False,
     ) -> list[Linked]:
         """Link many mentions; results do not depend on how they are batched.
 
         Args:
             mentions: mappings with `text`, `start` and `end` (such as rows of a mention dataset).
-            num_beams: beams of the search.
+            candidates: as in `link`, for all mentions.
+            types: as in `link`, for all mentions.
+            restrictions: the names that may be given, from `restrict`, in place of `candidates` and `types`: one for
+                all mentions, or one for each, None allowing all names.
             top_k: candidates of a mention.
+            num_beams: beams of the search.
             batch_size: mentions searched together.
-            restrictions: the names that may be given, from `restrict`: one for all mentions, or one for each, None
-                allowing all names.
-            ranking: "sum" ranks by log-probability, "mean" by log-probability a token.
-            until_exact: widen the search until the candidates are provably the likeliest names, or it is `max_beams`
-                wide; `Linked.exact` says which.
-            max_beams: the widest beam then.
+            ranking: as in `link`.
+            exact: as in `link`.
+            max_beams: as in `link`.
+            nil_threshold: as in `link`.
             progress: show a progress bar.
 
         Raises:
-            ValueError: if an offset lies outside its text or marks nothing but blanks.
+            ValueError: as `link`.
+            RuntimeError: as `link`.
         """
-        rows = list(mentions)
+        rows = [checked_mention(row, place) for place, row in enumerate(mentions)]
+        if candidates is not None or types is not None:
+            if restrictions is not None:
+                raise ValueError(
+                    "candidates or types were given beside a restriction; put all conditions into one: "
+                    "linker.restrict(candidates=..., types=...)."
+                )
+            restrictions = self.restrict(candidates=candidates, types=types)
         if isinstance(restrictions, Restriction):
             restrictions = [restrictions] * len(rows)
-        for number, row in enumerate(rows):
-            if not 0 <= row["start"] < row["end"] <= len(row["text"]):
-                raise ValueError(
-                    f"mention {number}: offsets {row['start']}-{row['end']} do not lie in a text of "
-                    f"{len(row['text'])} characters."
-                )
-            if not row["text"][row["start"] : row["end"]].strip():
-                raise ValueError(f"mention {number}: offsets {row['start']}-{row['end']} mark nothing but blanks.")
-        encoded = self.targets.formatter.encode(self.targets.formatter.prepare(rows))
-        too_long = sum(mention is None for mention in encoded)
-        if too_long:
-            logger.warning(
-                "%d of %d mentions are longer than the model's window and get no answer", too_long, len(rows)
+        if restrictions is not None and len(restrictions) != len(rows):
+            raise ValueError(f"{len(restrictions)} restrictions for {len(rows)} mentions; give one each (or None).")
+        if num_beams < 1 or top_k < 1 or batch_size < 1:
+            raise ValueError(
+                f"num_beams ({num_beams}), top_k ({top_k}) and batch_size ({batch_size}) must be at least 1."
             )
-        found = search(
-            self.model,
-            self.targets.trie,
-            encoded,
+        calibration = self._calibration
+        if calibration is not None and not calibration.holds_for(num_beams=num_beams, ranking=ranking, exact=exact):
+            calibration = None
+        _check_threshold(nil_threshold, calibration, restrictions)
+        found = self._search.search(
+            self._encode(rows),
+            # A confidence is computed from as many candidates as it was fitted on.
+            top_k=max(top_k, 0 if calibration is None else calibration.top_k),
             num_beams=num_beams,
-            top_k=top_k,
             batch_size=batch_size,
             ranking=ranking,
-            until_exact=until_exact,
+            exact=exact,
             max_beams=max_beams,
             restrictions=restrictions,
             progress="linking" if progress else None,
         )
+        confidences = None
+        if calibration is not None:
+            confidences = calibration.confidence(found.log_probs, same_concept(found.names, self.kb))
+            nil_threshold = calibration.nil_threshold if nil_threshold is None else nil_threshold
         linked = []
         for place, row in enumerate(rows):
             restriction = None if restrictions is None else restrictions[place]
+            known = confidences is not None and restriction is None and found.names[place, 0] >= 0
+            confidence = float(confidences[place]) if known and confidences is not None else None
             linked.append(
                 Linked(
                     mention=row["text"][row["start"] : row["end"]],
                     start=row["start"],
                     end=row["end"],
-                    candidates=self._candidates(found, place, restriction),
+                    candidates=self._candidates(found, place, restriction, top_k),
                     exact=bool(found.exact[place]),
+                    confidence=confidence,
+                    abstained=confidence is not None and nil_threshold is not None and confidence < nil_threshold,
                 )
             )
         return linked
 
-    def _candidates(self, found: Candidates, place: int, restriction: Restriction | None) -> tuple[Candidate, ...]:
+    def _encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedMention | None]:
+        with _TOKENIZING:
+            encoded = self.targets.formatter.encode(self.targets.formatter.prepare(rows))
+        too_long = sum(mention is None for mention in encoded)
+        if too_long:
+            logger.warning("%d of %d mentions are longer than the model's window: no answer", too_long, len(rows))
+        return encoded
+
+    def _candidates(
+        self, found: Candidates, place: int, restriction: Restriction | None, top_k: int
+    ) -> tuple[Candidate, ...]:
         candidates = []
         for name, score, mean in zip(
-            found.names[place].tolist(), found.log_probs[place], found.mean_log_probs[place], strict=True
+            found.names[place, :top_k].tolist(), found.log_probs[place], found.mean_log_probs[place], strict=False
         ):
             if name >= 0:
                 concepts = [self.kb.concepts[c] for c in self.targets.concepts(name, restriction)]
@@ -301,29 +365,35 @@ class EntityLinker:
         return tuple(candidates)
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a linker, checked; empty if there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}). Save or download the linker again.") from error
-    found = settings.get("format") if isinstance(settings, dict) else None
-    if found != _FORMAT:
-        raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT}.")
-    missing = {"kb_fingerprint", "mention_format"} - set(settings)
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Save or download the linker again.")
-    return settings
+def same_concept(names: NDArray[np.int64], kb: KnowledgeBase) -> NDArray[np.bool_]:
+    """Whether each candidate shares a concept with the first one of its mention.
+
+    Args:
+        names: int64 `[mentions, k]` name indices, -1 for none.
+        kb: the knowledge base.
+
+    Returns:
+        bool `[mentions, k]`, False where there is no name.
+    """
+    same = names >= 0
+    for row, found in enumerate(names.tolist()):
+        first = set(kb.concepts_of_name(found[0]).tolist()) if found[0] >= 0 else set()
+        for place in range(1, len(found)):
+            if found[place] >= 0:
+                same[row, place] = not first.isdisjoint(kb.concepts_of_name(found[place]).tolist())
+    return same
 
 
-def _load_trie(path: Path) -> NameTrie | None:
-    """The saved trie; None, with a warning, if there is none: it is made anew from the knowledge base then."""
-    if not path.exists():
-        logger.warning("There is no %s: the names are indexed anew, which takes longer than loading it.", path)
-        return None
-    try:
-        return NameTrie.load(path)
-    except ValueError as error:
-        raise ValueError(f"{error} Or delete it: it is made anew from {_KB} when the linker is loaded.") from error
+def _check_threshold(
+    nil_threshold: float | None, calibration: Calibration | None, restrictions: Sequence[Restriction | None] | None
+) -> None:
+    if nil_threshold is None:
+        return
+    if not 0 <= nil_threshold <= 1:
+        raise ValueError(f"nil_threshold is {nil_threshold!r}; it is a confidence, between 0 and 1.")
+    if calibration is None or any(restriction is not None for restriction in restrictions or ()):
+        raise ValueError(
+            f"nil_threshold is {nil_threshold!r}, but the request has no confidence: that takes a calibrated linker "
+            "(angel_trl.calibration.calibrate), ranking='sum', no restriction, and no fewer beams than the "
+            "calibration or exact=True. Leave nil_threshold out, or change the request."
+        )

@@ -89,15 +89,18 @@ class Restrictor:
     def restrict(
         self,
         *,
+        candidates: Iterable[str] | None = None,
         names: Iterable[str] | None = None,
         ids: Iterable[str] | None = None,
         types: Iterable[str] | None = None,
     ) -> Restriction:
         """A restriction to the names that meet every condition given; no trie is built.
 
-        A name is allowed if it is in `names` and belongs to a concept that is in `ids` and has one of `types`.
+        A name is allowed if it is among `candidates`, it is in `names`, and it belongs to a concept that is in `ids`
+        and has one of `types`.
 
         Args:
+            candidates: names or ids, each one or the other (or both): the names, and all names of the concepts.
             names: names of the knowledge base, in any spelling that normalises alike.
             ids: concept ids, primary or alternate; all their names are allowed.
             types: semantic types; a concept of any of them is allowed.
@@ -106,11 +109,12 @@ class Restrictor:
             ValueError: for no condition, a name, id or type that the knowledge base does not have, or a restriction
                 that leaves no name.
         """
-        names, ids, types = _listed("names", names), _listed("ids", ids), _listed("types", types)
-        given = {"names": names, "ids": ids, "types": types}
+        candidates, names = _listed("candidates", candidates), _listed("names", names)
+        ids, types = _listed("ids", ids), _listed("types", types)
+        given = {"candidates": candidates, "names": names, "ids": ids, "types": types}
         conditions = {key: value for key, value in given.items() if value is not None}
         if not conditions:
-            raise ValueError("A restriction needs names, ids or types.")
+            raise ValueError("A restriction needs names, ids or types, or candidates.")
         description = " and ".join(f"{key} {_shown(value) or '(none)'}" for key, value in conditions.items())
         kb = self._kb
         concepts = np.ones(len(kb), dtype=bool)
@@ -128,15 +132,21 @@ class Restrictor:
             self._require(types, known, "types", hint)
             mask = self._mask(types)
             concepts &= (self._concept_bits & mask).any(axis=1)
-        if names is None and ids is None and mask is not None and concepts.any():
+        if candidates is not None:
+            among, of_these = self._among(candidates)
+            concepts &= of_these
+        if candidates is None and names is None and ids is None and mask is not None and concepts.any():
             restriction = Restriction(
                 description, self._trie.fingerprint, concepts, type_bits=self._node_bits, type_mask=mask
             )
             if not restriction.allows(np.zeros(1, dtype=np.int64))[0]:
                 raise ValueError(_nothing_left(description))
             return restriction
-        allowed = np.bincount(np.repeat(np.arange(kb.num_names), np.diff(kb.name_offsets))[concepts[kb.name_concepts]])
-        allowed = np.flatnonzero(allowed)
+        if candidates is not None:
+            allowed = np.array([n for n in among if concepts[kb.concepts_of_name(n)].any()], dtype=np.int64)
+        else:
+            owners = np.repeat(np.arange(kb.num_names), np.diff(kb.name_offsets))
+            allowed = np.flatnonzero(np.bincount(owners[concepts[kb.name_concepts]]))
         if names is not None:
             found = [kb.find(name) for name in names]
             self._require(names, [index is not None for index in found], "names", "")
@@ -146,6 +156,21 @@ class Restrictor:
         if not len(leaves):
             raise ValueError(_nothing_left(description))
         return Restriction(description, self._trie.fingerprint, concepts, nodes=self._trie.ancestors(leaves).numpy())
+
+    def _among(self, candidates: Sequence[str]) -> tuple[list[int], NDArray[np.bool_]]:
+        """The names that candidates (names or ids) allow, ascending, and which concepts those are of."""
+        kb = self._kb
+        names = [kb.find(candidate) for candidate in candidates]
+        resolved = [kb.resolve(candidate) for candidate in candidates]
+        known = [name is not None or bool(own) for name, own in zip(names, resolved, strict=True)]
+        self._require(candidates, known, "candidates", " Give names or ids of it.")
+        of_ids = [concept for own in resolved for concept in own]
+        given = [name for name in names if name is not None]
+        concepts = np.zeros(len(kb), dtype=bool)
+        concepts[of_ids] = True
+        for name in given:
+            concepts[kb.concepts_of_name(name)] = True
+        return sorted({*given, *(int(n) for concept in of_ids for n in kb.names_of_concept(concept))}), concepts
 
     def _mask(self, types: Sequence[str]) -> NDArray[np.int64]:
         mask = np.zeros(self._concept_bits.shape[1], dtype=np.int64)

@@ -278,8 +278,9 @@ class NameTrie:
         """
         if self._leaf_of is None:
             leaves = (self.first_child[1:] == self.first_child[:-1]).nonzero().squeeze(1).to(torch.int32)
-            self._leaf_of = leaves.new_full((int(self.leaf_name.max()) + 1,), -1)
-            self._leaf_of[self.leaf_name.to(torch.int64)] = leaves
+            leaf_of = leaves.new_full((int(self.leaf_name.max()) + 1,), -1)
+            leaf_of[self.leaf_name.to(torch.int64)] = leaves
+            self._leaf_of = leaf_of  # once it is whole: other threads may ask meanwhile
         is_index = (names >= 0) & (names < len(self._leaf_of))
         return torch.where(is_index, self._leaf_of[names.clamp(0, len(self._leaf_of) - 1)].to(torch.int64), -1)
 

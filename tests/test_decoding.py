@@ -62,7 +62,7 @@ def test_the_world_has_what_makes_search_hard(names_300, world, scores_300):
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_top_10_of_300_names_are_those_of_brute_force(world, scores_300, batch_size, ranking):
     model, _, names, mentions = world
-    settings = {"top_k": 10, "batch_size": batch_size, "ranking": ranking, "until_exact": True}
+    settings = {"top_k": 10, "batch_size": batch_size, "ranking": ranking, "exact": True}
     found = search(model, NameTrie.build(names), mentions, **settings)
     assert found.exact.all()
     assert_top(found, scores_300, names, ranking)
@@ -108,7 +108,7 @@ def test_a_bias_on_the_logits_counts(make_model, world):
     model, plain = make_model(seed=3), make_model(seed=3)
     bias = torch.linspace(-3, 3, model.config.vocab_size)[None]
     model.final_logits_bias, plain.final_logits_bias = bias, bias.clone()
-    found = search(model, NameTrie.build(names[:60]), mentions[:4], until_exact=True)
+    found = search(model, NameTrie.build(names[:60]), mentions[:4], exact=True)
     assert_top(found, brute_force(plain, mentions[:4], names[:60]), names)
 
 
@@ -188,7 +188,7 @@ def test_any_names_are_searched_as_by_brute_force(twins, names, mentions, which,
     beams = {"num_beams": num_beams, "top_k": top_k, "ranking": ranking}
     found = search(model, NameTrie.build(names), mentions, **beams)
     assert_top(found, scores, names, ranking, rows=found.exact)
-    again = search(model, NameTrie.build(names), mentions, **beams, until_exact=True)
+    again = search(model, NameTrie.build(names), mentions, **beams, exact=True)
     assert again.exact.all()
     assert_top(again, scores, names, ranking)
 
@@ -236,7 +236,7 @@ def test_wider_beams_are_more_often_exact(twins, ranking):
     found = [search(model, NameTrie.build(names), mentions, num_beams=n, top_k=2, ranking=ranking) for n in (1, 4, 5)]
     exact = [some.exact.sum() for some in found]
     assert exact[0] < exact[1] < exact[2]
-    again = search(model, NameTrie.build(names), mentions, num_beams=1, top_k=2, ranking=ranking, until_exact=True)
+    again = search(model, NameTrie.build(names), mentions, num_beams=1, top_k=2, ranking=ranking, exact=True)
     assert again.exact.all()
     assert again.names[found[2].exact].tolist() == found[2].names[found[2].exact].tolist()
 
@@ -244,10 +244,10 @@ def test_wider_beams_are_more_often_exact(twins, ranking):
 def test_widening_stops_at_the_widest_beam_and_says_so(world, scores_300):
     model, _, names, mentions = world
     trie = NameTrie.build(names)
-    found = search(model, trie, mentions, num_beams=1, top_k=1, until_exact=True, max_beams=16)
+    found = search(model, trie, mentions, num_beams=1, top_k=1, exact=True, max_beams=16)
     assert 0 < found.exact.sum() < 16
     assert_top(found, scores_300, names, rows=found.exact)
-    assert search(model, trie, mentions, num_beams=1, top_k=1, until_exact=True, max_beams=100).exact.all()
+    assert search(model, trie, mentions, num_beams=1, top_k=1, exact=True, max_beams=100).exact.all()
 
 
 def test_a_model_that_gives_no_numbers_is_told_and_never_exact(make_model, caplog):
@@ -262,14 +262,14 @@ def test_a_model_that_gives_no_numbers_is_told_and_never_exact(make_model, caplo
 # --- batches, order, modes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("until_exact", [False, True])
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("ranking", RANKINGS)
-def test_results_do_not_depend_on_batch_size_or_order(world, ranking, until_exact):
+def test_results_do_not_depend_on_batch_size_or_order(world, ranking, exact):
     model, _, names, mentions = world
     trie = NameTrie.build(names)
-    beams = {"num_beams": 2, "top_k": 3, "ranking": ranking, "until_exact": until_exact}
+    beams = {"num_beams": 2, "top_k": 3, "ranking": ranking, "exact": exact}
     together = search(model, trie, mentions, **beams)
-    assert until_exact == together.exact.all()
+    assert exact == together.exact.all()
     shuffled = np.random.default_rng(0).permutation(len(mentions))
     for batch_size, rows in ((1, shuffled), (3, np.arange(len(mentions))), (3, shuffled), (32, shuffled)):
         other = search(model, trie, [mentions[i] for i in rows], batch_size=batch_size, **beams)
@@ -292,8 +292,8 @@ def test_which_of_equally_likely_names_is_found_does_not_depend_on_the_batch(mak
 def test_a_mention_without_encoding_gets_no_candidates_and_disturbs_none(world):
     model, _, names, mentions = world
     trie = NameTrie.build(names)
-    found = search(model, trie, [None, mentions[0], None, mentions[1]], top_k=3, until_exact=True)
-    alone = search(model, trie, mentions[:2], top_k=3, until_exact=True)
+    found = search(model, trie, [None, mentions[0], None, mentions[1]], top_k=3, exact=True)
+    alone = search(model, trie, mentions[:2], top_k=3, exact=True)
     assert found.names[[0, 2]].tolist() == [[-1] * 3] * 2
     assert (found.log_probs[[0, 2]] == -np.inf).all()
     assert found.exact.tolist() == [False, True, False, True]
@@ -334,7 +334,7 @@ def test_no_gradients_are_kept(world):
 
 def test_a_progress_bar_counts_mentions(world, capsys):
     model, _, names, mentions = world
-    search(model, NameTrie.build(names), [*mentions[:3], None], progress="linking", until_exact=True)
+    search(model, NameTrie.build(names), [*mentions[:3], None], progress="linking", exact=True)
     assert "linking: 100%" in capsys.readouterr().err.replace("\r", "\n")
 
 

@@ -156,9 +156,7 @@ def test_the_models_are_far_from_indifferent_to_names_and_mentions(world):
 @pytest.mark.parametrize("ranking", ["sum", "mean"])
 def test_the_search_equals_brute_force(world, names, ranking):
     model, _, mentions, scores = world
-    found = search(
-        model, NameTrie.build(names), mentions, num_beams=3, batch_size=5, ranking=ranking, until_exact=True
-    )
+    found = search(model, NameTrie.build(names), mentions, num_beams=3, batch_size=5, ranking=ranking, exact=True)
     assert found.exact.all()
     assert_top(found, scores, names, ranking)
 
@@ -229,7 +227,7 @@ def test_a_model_with_eager_attention_is_searched_as_well(names, kind):
     assert model.config._attn_implementation == "eager"
     plain = copy.deepcopy(model)
     mentions = some_mentions(model, 3)
-    found = search(model, NameTrie.build(names), mentions, until_exact=True)
+    found = search(model, NameTrie.build(names), mentions, exact=True)
     assert_top(found, brute_force(plain, mentions, names), names)
 
 
@@ -255,7 +253,7 @@ def test_a_text_as_long_as_the_sliding_window_is_searched(kind):
     plain = copy.deepcopy(model)
     names = [[10, 11, 12, END], [10, 14, END], [13, END]]
     mentions = [EncodedMention((), (BOS, 4)), EncodedMention((), (BOS, 4, 5, 6, 7))]
-    found = search(model, NameTrie.build(names), mentions, until_exact=True)
+    found = search(model, NameTrie.build(names), mentions, exact=True)
     assert_top(found, brute_force(plain, mentions, names), names)
 
 
@@ -264,7 +262,7 @@ def test_distances_beyond_t5_s_last_bucket_are_searched():
     plain = copy.deepcopy(model)
     names = [[*range(10, 40), END], [*range(10, 30), 50, END], [10, 51, END]]
     mentions = [EncodedMention((5, 6, 7), (PAD, 8)), EncodedMention((9, 5), (PAD, *range(20, 40)))]
-    found = search(model, NameTrie.build(names), mentions, until_exact=True)
+    found = search(model, NameTrie.build(names), mentions, exact=True)
     assert_top(found, brute_force(plain, mentions, names), names)
 
 
@@ -293,9 +291,9 @@ def test_the_search_runs_under_autocast(names, kind):
     model = make(kind)
     mentions = some_mentions(model, 16)
     trie = NameTrie.build(names)
-    full = search(model, trie, mentions, until_exact=True)
+    full = search(model, trie, mentions, exact=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = search(model, trie, mentions, until_exact=True)
+        half = search(model, trie, mentions, exact=True)
         [scored] = score_names(model, mentions[:1], [[names[i] for i in half.names[0]]])
     assert half.log_probs.dtype == scored.dtype == np.float32
     assert not np.array_equal(half.log_probs, full.log_probs)
@@ -309,8 +307,8 @@ def test_a_model_of_bfloat16_weights_is_searched(names, kind):
     model = make(kind)
     mentions = some_mentions(model, 16)
     trie = NameTrie.build(names)
-    full = search(model, trie, mentions, until_exact=True)
-    half = search(model.bfloat16(), trie, mentions, until_exact=True)
+    full = search(model, trie, mentions, exact=True)
+    half = search(model.bfloat16(), trie, mentions, exact=True)
     assert half.log_probs.dtype == np.float32
     assert (half.names[:, 0] == full.names[:, 0]).sum() >= 12
     assert np.abs(half.log_probs - full.log_probs).max() < 1

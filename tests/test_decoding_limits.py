@@ -39,7 +39,7 @@ def test_no_mentions_make_no_batches():
 
 def test_masks_are_kept_small_and_answers_stay_the_same(make_model, monkeypatch):
     model, trie = make_model(vocab_size=12), NameTrie.build(NAMES)
-    settings = {"num_beams": 2, "top_k": 20, "until_exact": True}
+    settings = {"num_beams": 2, "top_k": 20, "exact": True}
     whole = search(model, trie, MENTIONS, **settings)
     cells, plain = [], TreeDecoder._forward
 
@@ -62,8 +62,8 @@ def test_masks_are_kept_small_and_answers_stay_the_same(make_model, monkeypatch)
 
 def test_a_beam_widens_to_the_limit_and_says_so(make_model):
     model, trie = make_model(vocab_size=12), NameTrie.build(NAMES)
-    narrow = search(model, trie, MENTIONS, num_beams=1, top_k=20, until_exact=True, max_beams=2)
-    wide = search(model, trie, MENTIONS, num_beams=1, top_k=20, until_exact=True)
+    narrow = search(model, trie, MENTIONS, num_beams=1, top_k=20, exact=True, max_beams=2)
+    wide = search(model, trie, MENTIONS, num_beams=1, top_k=20, exact=True)
     assert not narrow.exact.any()
     assert wide.exact.all()
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import math
@@ -280,9 +281,9 @@ def test_the_ranking_asked_for_orders_the_candidates(linker):
         linker.link("[gout]", ranking="best")
 
 
-def test_a_search_until_exact_is_exact(linker):
+def test_a_search_exact_is_exact(linker):
     assert not any(linked.exact for linked in linker.link(TEXT, num_beams=1))
-    exact = linker.link(TEXT, num_beams=1, until_exact=True)
+    exact = linker.link(TEXT, num_beams=1, exact=True)
     assert [linked.exact for linked in exact] == [True, True]
     names = [[candidate.matched_name for candidate in linked.candidates] for linked in exact]
     widest = linker.link(TEXT, num_beams=200)
@@ -355,7 +356,7 @@ def test_a_linker_of_another_architecture_survives_the_folder(kind, tokenizer, s
     again = EntityLinker.from_pretrained(tmp_path)
     assert type(again.model) is type(model)
     assert again.link_batch(small_mentions, num_beams=3) == linked
-    assert again.link(TEXT, ranking="mean", until_exact=True) == linker.link(TEXT, ranking="mean", until_exact=True)
+    assert again.link(TEXT, ranking="mean", exact=True) == linker.link(TEXT, ranking="mean", exact=True)
 
 
 # --- shell -----------------------------------------------------------------------------------------------------------
@@ -375,4 +376,5 @@ def test_the_shell_prints_a_line_of_json_a_mention(linker, saved):
     assert [row["id"] for row in rows] == [linked.id for linked in expected]
     assert [row["name"] for row in rows] == [linked.name for linked in expected]
     assert rows[0]["candidates"][1]["ids"] == list(expected[0].candidates[1].ids)
-    assert set(rows[0]) == {"id", "name", "mention", "start", "end", "candidates", "exact"}
+    assert (rows[0]["exact"], rows[0]["confidence"], rows[0]["abstained"]) == (expected[0].exact, None, False)
+    assert list(rows[0]) == ["id", "name", "score", *(field.name for field in dataclasses.fields(Linked))]

@@ -114,7 +114,7 @@ def test_a_restricted_search_equals_brute_force_over_the_names_left(targets, wor
         num_beams=2,
         top_k=3,
         ranking=ranking,
-        until_exact=True,
+        exact=True,
         restrictions=[restriction] * 6,
     )
     assert found.exact.all()
@@ -138,7 +138,7 @@ def test_mentions_of_one_batch_have_restrictions_of_their_own(targets, world, ra
     asked = [None, ASKED["names"], ASKED["types"], None, ASKED["ids and types"], ASKED["types"]]
     made = {id(one): targets.restrict(**one[0]) for one in asked if one is not None}
     restrictions = [None if one is None else made[id(one)] for one in asked]
-    settings = {"top_k": 3, "ranking": ranking, "until_exact": True}
+    settings = {"top_k": 3, "ranking": ranking, "exact": True}
     together = search(model, targets.trie, mentions, batch_size=batch_size, restrictions=restrictions, **settings)
     for row, one in enumerate(asked):
         names = targets.kb.names if one is None else one[1]
@@ -184,7 +184,7 @@ def test_a_homonym_stands_for_the_concepts_allowed_alone(targets):
 def test_ranked_ids_leave_out_what_is_not_allowed(targets, world):
     model, mentions, _ = world
     restrictions = [targets.restrict(names=["ms"]), targets.restrict(names=["ms"], types=["Drug"]), None]
-    found = search(model, targets.trie, mentions[:3], top_k=30, until_exact=True, restrictions=restrictions)
+    found = search(model, targets.trie, mentions[:3], top_k=30, exact=True, restrictions=restrictions)
     ids = targets.ranked_ids(found, restrictions)
     assert ids[:2] == [[["D1", "D2", "S1"]], [["S1"]]]
     assert len(ids[2]) == targets.kb.num_names

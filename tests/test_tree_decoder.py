@@ -335,7 +335,7 @@ def test_nothing_is_run_twice_and_no_end_token_is_run(costs):
     model, mentions, log = costs
     trie = NameTrie.build(NAMES)
     inner = trie.num_nodes - trie.num_names - 1
-    found = search(model, trie, mentions, num_beams=1, top_k=len(NAMES), until_exact=True)
+    found = search(model, trie, mentions, num_beams=1, top_k=len(NAMES), exact=True)
     assert found.exact.all()
     assert (found.names >= 0).all()
     written = sum(log["fed"][1:], [])

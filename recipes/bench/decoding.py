@@ -241,7 +241,7 @@ def exactness(args: BenchmarkArguments, case: Case) -> dict[str, Any]:
         for beams in sorted({5, args.num_beams, 20})
     }
     begin = time.perf_counter()
-    found = search(case.model, case.trie, case.mentions, top_k=args.top_k, until_exact=True, max_beams=1000)
+    found = search(case.model, case.trie, case.mentions, top_k=args.top_k, exact=True, max_beams=1000)
     seconds = time.perf_counter() - begin
     return {
         "mentions": len(case.mentions),

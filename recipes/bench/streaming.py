@@ -4,9 +4,9 @@
     python recipes/bench/streaming.py --output recipes/results/streaming.json     # up to two million names
 
 The first stage of `recipes/pretrain.py` on synthetic knowledge bases of `--names` names, each in a process of its own,
-with a BART of 0.4 million parameters: how much memory the knowledge base and the names as tokens take, how much more is
-taken in `--steps` steps, and how much of that in their second half, which should be nothing. The last line is one JSON
-object.
+with a BART of 0.4 million parameters: how much memory the knowledge base and the names as tokens take, how much more
+is taken in `--steps` steps, and how much of that in their second half, which should not depend on the number of names.
+The last line is one JSON object.
 """
 
 import dataclasses
