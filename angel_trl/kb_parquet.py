@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .kb import Concept, KnowledgeBase
+from .parquet import read_rows
 
 _FORMAT_VERSION = 1
 _METADATA_KEY = b"angel_trl.knowledge_base"
@@ -45,13 +46,13 @@ def read(path: Path) -> KnowledgeBase:
     if not path.is_file():
         raise FileNotFoundError(f"no knowledge base file at {path}")
     try:
-        table = pq.read_table(path, memory_map=False)
+        schema = pq.read_schema(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable parquet file ({error}); fetch or write it again") from error
-    raw = (table.schema.metadata or {}).get(_METADATA_KEY)
+    raw = (schema.metadata or {}).get(_METADATA_KEY)
     if raw is None:
         raise ValueError(
-            f"{path}: a parquet file, but not a knowledge base (columns {table.column_names}); "
+            f"{path}: a parquet file, but not a knowledge base (columns {schema.names}); "
             "write it with KnowledgeBase.to_parquet"
         )
     try:
@@ -66,19 +67,14 @@ def read(path: Path) -> KnowledgeBase:
             f"{path}: format_version {version}, but this version of angel_trl reads "
             f"{_FORMAT_VERSION}; upgrade angel_trl or write the file again"
         )
-    if not table.schema.equals(_SCHEMA) or any(column.null_count for column in table.columns):
-        raise ValueError(
-            f"{path}: the columns {table.schema.to_string(show_schema_metadata=False)!r} are not those of a "
-            "knowledge base, or hold nulls: the file was changed after writing; write it again"
-        )
-    try:
-        columns = [column.to_pylist() for column in table.columns]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: holds a string that is not UTF-8 ({error}); fetch or write it again") from error
-    concepts = (
-        Concept(concept_id, tuple(names), tuple(alternate_ids), tuple(types), definition)
-        for concept_id, names, alternate_ids, types, definition in zip(*columns, strict=True)
-    )
+    if not schema.equals(_SCHEMA):
+        raise _changed(path, schema)
+    concepts = []
+    for _, row in read_rows(path, _SCHEMA.names):
+        if None in row.values():
+            raise _changed(path, schema)
+        names, alternate_ids, types = (tuple(row[name]) for name in ("names", "alternate_ids", "types"))
+        concepts.append(Concept(row["id"], names, alternate_ids, types, row["definition"]))
     kb = KnowledgeBase(concepts, **rules, source=source)
     if kb.fingerprint != stored:
         raise ValueError(
@@ -86,3 +82,10 @@ def read(path: Path) -> KnowledgeBase:
             f"{stored[:12]}…: it was changed after writing; write it again"
         )
     return kb
+
+
+def _changed(path: Path, schema: pa.Schema) -> ValueError:
+    return ValueError(
+        f"{path}: the columns {schema.to_string(show_schema_metadata=False)!r} are not those of a "
+        "knowledge base, or hold nulls: the file was changed after writing; write it again"
+    )

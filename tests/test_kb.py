@@ -380,3 +380,16 @@ def test_ncbi_string_lookup_floors(medic):
         for index, concept in enumerate(medic.concepts)
     )
     assert round(_lookup_accuracy(extended, splits["test"]), 1) == 74.2
+
+
+def test_a_saved_knowledge_base_that_expands_is_refused_unread(tmp_path):
+    KnowledgeBase(CONCEPTS).to_parquet(tmp_path / "kb.parquet")
+    table = pq.read_table(tmp_path / "kb.parquet")
+    # A name of 100 kB, which the file holds once, 5,000 times in a row.
+    names = pa.array([["x" * 100_000] * 5000])
+    empty = pa.array([[]], pa.list_(pa.string()))
+    bomb = pa.table([pa.array(["A"]), names, empty, empty, pa.array([""])], schema=table.schema)
+    pq.write_table(bomb, tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    with pytest.raises(ValueError, match="bomb.parquet: row 1 takes 500,0[0-9,]+ bytes as text"):
+        KnowledgeBase.from_parquet(tmp_path / "bomb.parquet")

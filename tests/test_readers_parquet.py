@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict
 
+from angel_trl import parquet
 from angel_trl.kb import Concept, KnowledgeBase
 from angel_trl.mentions import MENTION_FEATURES, validate_mentions
-from angel_trl.readers import parquet, read_concepts, read_corpus, read_knowledge_base, read_table
+from angel_trl.parquet import read_rows
+from angel_trl.readers import read_concepts, read_corpus, read_knowledge_base, read_table
 from angel_trl.readers.mention_parquet import read_mention_parquet, read_mention_parquet_splits
-from angel_trl.readers.parquet import read_rows
 
 ROW = {"text": "Ataxia and FAP in mice", "start": 11, "end": 14, "concept_ids": [["D011125", "OMIM:175100"]]}
 

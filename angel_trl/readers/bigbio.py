@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from ..parquet import parquet_columns, read_rows
 from .cleaning import check_text
 from .lines import shorten
 from .mention_rows import Document, MentionRows, clean_ids, place_mention, unique_documents
-from .parquet import parquet_columns, read_rows
 from .report import ReadReport
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..parquet import parquet_columns
 from .bigbio import looks_like_bigbio, read_bigbio
 from .brat import annotation_files, read_brat
 from .lines import read_head, shorten
 from .mention_jsonl import looks_like_mention_jsonl, read_mention_jsonl, read_mention_jsonl_splits
 from .mention_parquet import looks_like_mention_parquet, read_mention_parquet, read_mention_parquet_splits
 from .mention_table import IdLevel, looks_like_askapatient, looks_like_cometa, read_askapatient, read_cometa
-from .parquet import parquet_columns
 from .pubtator import looks_like_pubtator, read_pubtator
 from .report import ReadReport
 from .source_target import looks_like_source, read_source_target

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..kb import Concept, KnowledgeBase
+from ..parquet import check_size, parquet_columns
 from .ctd import looks_like_ctd, read_ctd
 from .json_kb import looks_like_jsonl, looks_like_target_kb, read_jsonl, read_target_kb
 from .lines import read_head, shorten
 from .medic import looks_like_medic, looks_like_tab, read_medic, read_tab
 from .mesh import looks_like_mesh, read_mesh
 from .obo import looks_like_obo, read_obo
-from .parquet import check_size, parquet_columns
 from .pubtator import looks_like_pubtator
 from .report import MAX_EXAMPLES, ReadReport
 from .sources import Source, fetched

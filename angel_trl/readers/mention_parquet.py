@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
+from ..parquet import parquet_columns, read_rows
 from .lines import shorten
 from .mention_records import OPTIONAL, REQUIRED, MentionRecords
-from .parquet import parquet_columns, read_rows
 from .report import ReadReport
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ..kb import Concept
+from ..parquet import PARQUET_MAGIC, parquet_columns, read_rows
 from .cleaning import ConceptBuilder
 from .lines import read_lines, shorten, split_rows
-from .parquet import PARQUET_MAGIC, parquet_columns, read_rows
 from .report import ReadReport
 
 if TYPE_CHECKING:
