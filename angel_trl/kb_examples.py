@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
+import numpy as np
+
 from angel_trl.collator import PositiveExample
 from angel_trl.formatting import EncodedMention
 from angel_trl.kb_mentions import KBMentions
@@ -36,7 +38,7 @@ class KBExamples(Sequence[PositiveExample]):
         self._unreachable = frozenset(targets.unreachable)
         # As a mention a name stands in the source between markers and in the prefix, which has half of the window.
         room = targets.formatter.max_tokens
-        too_long = [] if room is None else [i for i, ids in enumerate(targets.sequences) if len(ids) > room // 4]
+        too_long = [] if room is None else np.flatnonzero(targets.sequences.lengths > room // 4).tolist()
         self.left_out = {*targets.unreachable, *too_long}
         self.mentions = KBMentions(targets.kb, count, seed=seed, noise=noise, context=context, exclude=self.left_out)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["PARQUET_MAGIC", "check_size", "parquet_columns", "read_rows"]
+__all__ = ["PARQUET_MAGIC", "check_size", "dictionary_columns", "parquet_columns", "read_rows"]
 
 PARQUET_MAGIC = b"PAR1"
 MAX_ROWS = 100_000_000
@@ -99,7 +99,7 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, d
     try:
         metadata = pq.read_metadata(path)
         check_size(path, metadata)
-        dictionaries = _dictionaries(path, metadata, columns)
+        dictionaries = dictionary_columns(path, metadata, columns)
         with pq.ParquetFile(path, metadata=metadata, read_dictionary=dictionaries, pre_buffer=False) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
                 for part, size in _parts(batch, path, number):
@@ -117,7 +117,7 @@ def _unreadable(path: str | Path, error: Exception) -> ValueError:
     return ValueError(f"{path}: not a readable parquet file ({error}); fetch or write it again")
 
 
-def _dictionaries(path: str | Path, metadata: "pq.FileMetaData", wanted: Sequence[str]) -> list[str]:
+def dictionary_columns(path: str | Path, metadata: "pq.FileMetaData", wanted: Sequence[str]) -> list[str]:
     """Return the paths of the strings to read as dictionaries, after a check that the others cannot expand."""
     found: list[str] = []
     for index in range(metadata.num_columns):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from angel_trl.formatting import EncodedMention, MentionFormatter
 from angel_trl.kb import KnowledgeBase
+from angel_trl.name_tokens import NameTokens, repeated
 from angel_trl.restrictions import Restriction, Restrictor
 from angel_trl.trie import NameTrie
 
@@ -54,8 +55,7 @@ class TargetNames:
             reachable = _writable(kb.names, formatter, self.sequences)
             if not len(reachable):
                 raise ValueError("No name of the knowledge base can be written with this tokenizer.")
-            sequences = [self.sequences[i] for i in reachable]
-            trie = NameTrie.build(sequences, names=reachable.tolist(), fingerprint=self.fingerprint)
+            trie = NameTrie.build_flat(*self.sequences.take(reachable), names=reachable, fingerprint=self.fingerprint)
         elif trie.fingerprint != self.fingerprint:
             raise ValueError(
                 f"The trie (fingerprint {trie.fingerprint[:12]}) was built for another knowledge base or tokenizer "
@@ -69,9 +69,9 @@ class TargetNames:
         self.unreachable: list[int] = np.setdiff1d(np.arange(kb.num_names), trie.leaf_name.cpu().numpy()).tolist()
 
     @functools.cached_property
-    def sequences(self) -> list[list[int]]:
+    def sequences(self) -> NameTokens:
         """Token sequence (end token included) of each name; not needed for linking with a saved trie."""
-        return self.formatter.names(self.kb.names)
+        return NameTokens.of(self.kb.names, self.formatter.names)
 
     def extended(self, kb: KnowledgeBase) -> TargetNames:
         """The targets of a knowledge base that holds all names of this one and some more.
@@ -163,8 +163,7 @@ def _writable(
     """
     unknown, too_long = formatter.unknown_names(sequences), formatter.long_names(sequences)
     bad = {*unknown, *too_long}
-    first: dict[tuple[int, ...], int] = {}
-    alike = {i for i, ids in enumerate(sequences) if i not in bad and first.setdefault(tuple(ids), i) != i}
+    alike = set(repeated(sequences, leave_out=bad))
     if trie is not None and len(sequences):
         alike |= set(np.flatnonzero(trie.find(sequences).numpy() >= 0).tolist()) - bad
     reasons = (

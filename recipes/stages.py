@@ -77,11 +77,13 @@ class Stages:
     """
 
     def __init__(self, angel: AngelConfig, resume: bool, cpu_threads: int | None) -> None:
-        self._state = PartialState()
+        on_cpu = angel.use_cpu or not torch.accelerator.is_available()
+        # Without being told, processes on a machine without accelerator each think that they are alone.
+        self._state = PartialState(cpu=True) if on_cpu else PartialState()
         self._kind: DistributedType = self._state.distributed_type
         self._resume = resume
         self.output = Path(angel.output_dir)
-        if angel.use_cpu or not torch.accelerator.is_available():
+        if on_cpu:
             # `accelerate launch` sets one thread a process unless told otherwise, which leaves the other cores idle.
             torch.set_num_threads(cpu_threads or max(1, (os.cpu_count() or 1) // self._state.num_processes))
         set_seed(angel.seed)
