@@ -18,6 +18,7 @@ _MODULE_OF = {
     "EncodedMention": "formatting",
     "EntityLinker": "linker",
     "EntityLinkingMetric": "evaluate_metric",
+    "Explanation": "explanation",
     "KnowledgeBase": "kb",
     "Linked": "linked",
     "MENTION_FEATURES": "mentions",
@@ -31,6 +32,7 @@ _MODULE_OF = {
     "TargetNames": "targets",
     "calibrate": "calibration",
     "evaluate_confidence": "calibration",
+    "explain": "explanation",
     "make_pairs": "pairs",
     "paired_difference": "metrics",
     "read_corpus": "readers",
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from angel_trl.decoding import score_names as score_names
     from angel_trl.decoding import search as search
     from angel_trl.evaluate_metric import EntityLinkingMetric as EntityLinkingMetric
+    from angel_trl.explanation import Explanation as Explanation
+    from angel_trl.explanation import explain as explain
     from angel_trl.formatting import EncodedMention as EncodedMention
     from angel_trl.formatting import MentionFormat as MentionFormat
     from angel_trl.formatting import MentionFormatter as MentionFormatter

@@ -1,0 +1,119 @@
+"""What the tests of the Space share: its modules on the path, a small knowledge base with types, a running server."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from angel_trl.kb import Concept, KnowledgeBase
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACE = ROOT / "spaces" / "entity-linking"
+sys.path.insert(0, str(SPACE))
+
+import batch_files  # noqa: E402
+import examples  # noqa: E402
+import markup  # noqa: E402
+import quickstart  # noqa: E402
+import records  # noqa: E402
+import service  # noqa: E402
+import settings  # noqa: E402
+import tree_svg  # noqa: E402
+
+__all__ = ["batch_files", "examples", "markup", "quickstart", "records", "service", "settings", "tree_svg"]
+
+EXAMPLE = "Copper in [Wilson's disease] is bound by [penicillamine]."
+
+CONCEPTS = [
+    Concept("D006527", ("Wilson Disease", "Hepatolenticular Degeneration"), types=("Disease",), definition="Copper."),
+    Concept("D003693", ("Delirium", "Acute Confusion"), types=("Disease",)),
+    Concept("D009103", ("Multiple Sclerosis", "MS"), types=("Disease",)),
+    Concept("D008946", ("Mitral Stenosis", "MS"), types=("Disease",)),
+    Concept("X:1", ("<img src=x onerror=alert(1)>", "Evil Syndrome"), types=("Disease",)),
+    Concept("D010396", ("Penicillamine", "Cuprimine"), types=("Chemical",)),
+    Concept("D003300", ("Copper",), types=("Chemical",)),
+    Concept("D001241", ("Aspirin", "Acetylsalicylic Acid"), types=("Chemical",)),
+]
+
+
+def knowledge_base():
+    return KnowledgeBase(CONCEPTS, source="tests")
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def models_for(folder, linkers, passages):
+    """Write a linker, its positive-only stage, pairs and examples to `folder`; the environment that names them."""
+    paths = {name: folder / name for name in ("linker", "positive", "pairs.parquet", "examples.txt")}
+    for linker, name in zip(linkers, ("linker", "positive"), strict=True):
+        linker.save_pretrained(paths[name])
+    names = [" copper", " aspirin", " delirium", " penicillamine", " wilson disease"]
+    scores = {"round": 0, "chosen_log_prob": -3.0, "rejected_log_prob": -1.0}
+    rows = [{**scores, "chosen": a, "rejected": b} for a, b in itertools.permutations(names, 2)]
+    pq.write_table(pa.Table.from_pylist(rows), paths["pairs.parquet"])
+    paths["examples.txt"].write_text("\n".join(passages))
+    variables = ("ANGEL_MODEL", "ANGEL_POSITIVE_MODEL", "ANGEL_PAIRS", "ANGEL_EXAMPLES")
+    return dict(zip(variables, map(str, paths.values()), strict=True))
+
+
+@contextlib.contextmanager
+def running_space(folder, **environment):
+    """Run `app.py` as a user does, in a process of its own; yields its address and the path of its output."""
+    port = free_port()
+    given = {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "HF_HUB_OFFLINE": "1",
+        **environment,
+    }
+    log = folder / "space.log"
+    url = f"http://127.0.0.1:{port}"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(SPACE / "app.py")],
+            cwd=folder,
+            env={**os.environ, **given},
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            wait_for(url, process, log)
+            yield url, log
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_for(url, process, log, seconds=240):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise AssertionError(f"app.py ended with {process.returncode}:\n{log.read_text()}")
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(url, timeout=30).close()
+            return
+        time.sleep(0.3)
+    raise AssertionError(f"app.py did not answer within {seconds} s:\n{log.read_text()}")
+
+
+def chromium():
+    return shutil.which("chromium") or shutil.which("chromium-browser")

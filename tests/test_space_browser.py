@@ -1,0 +1,316 @@
+"""The Space in a real browser: one server and one browser for all tests here."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from space_world import EXAMPLE, ROOT, chromium, knowledge_base, models_for, running_space
+
+from angel_trl import EntityLinker, read_corpus
+
+pytest.importorskip("gradio", reason="pip install -c constraints.txt -e '.[space]' lets the tests of the Space run")
+sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright lets the browser tests run")
+if chromium() is None:
+    pytest.skip("apt-get install chromium lets the browser tests run", allow_module_level=True)
+
+pytestmark = pytest.mark.timeout(400)
+expect = sync_api.expect
+expect.set_options(timeout=60_000)
+
+FIRST = "We describe [Wilson's disease] as a cause of [delirium]."
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory, make_model, tokenizer):
+    """`(url, path of the server's output)` of a running Space with two tiny models and some pairs."""
+    folder = tmp_path_factory.mktemp("space")
+    linkers = [EntityLinker(make_model(seed), tokenizer, knowledge_base()) for seed in (0, 1)]
+    with running_space(folder, **models_for(folder, linkers, [FIRST, EXAMPLE])) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chrome = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield chrome
+        chrome.close()
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """What no page may do: requests to other hosts, and errors in the console."""
+    return {"elsewhere": [], "errors": []}
+
+
+@pytest.fixture(scope="module")
+def open_page(space, browser, seen):
+    """`open_page(**settings of the context)`: the page of a fresh visitor, at which the first answer stands."""
+
+    def opened(**settings):
+        page = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **settings}).new_page()
+        page.set_default_timeout(60_000)
+        page.on("request", lambda r: r.url.startswith((space[0], "data:", "blob:")) or seen["elsewhere"].append(r.url))
+        page.on("console", lambda m: m.type == "error" and seen["errors"].append(m.text))
+        page.on("pageerror", lambda error: seen["errors"].append(str(error)))
+        page.goto(space[0])
+        expect(page.locator("#answered .mention")).to_have_count(2)
+        return page
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def visitor(open_page):
+    return open_page()
+
+
+@pytest.fixture
+def page(visitor):
+    """A visitor's page that tests share: the first example is answered, and no restriction is left."""
+    visitor.click("#link-tab-button")
+    visitor.click("#examples button >> nth=0")
+    expect(visitor.locator("#passage textarea")).to_have_value(FIRST)
+    expect(visitor.locator("#answered")).to_contain_text("as a cause of")
+    expect(headline(visitor)).to_contain_text("Wilson's disease")
+    return visitor
+
+
+def open_accordion(page, name):
+    if not page.locator(f"#{name} input, #{name} textarea").first.is_visible():
+        page.click(f"#{name} button >> nth=0")
+
+
+def link(page, text):
+    page.fill("#passage textarea", text)
+    page.click("#link")
+
+
+def headline(page):
+    return page.locator("#candidates .headline")
+
+
+# --- a visitor -------------------------------------------------------------------------------------------------------
+
+
+def test_an_example_is_answered_before_anything_is_typed(page):
+    expect(headline(page)).to_contain_text("Wilson's disease")
+    expect(page.locator("#candidates tbody tr")).to_have_count(5)
+    expect(page.locator("#candidates")).to_contain_text("exact")
+
+
+def test_a_text_is_linked_by_typing_and_by_example(page):
+    link(page, "A trace of [copper] in [a b] and [c].")
+    expect(page.locator("#answered .mention")).to_have_count(3)
+    expect(headline(page)).to_contain_text("copper")
+    page.click("#examples button >> nth=1")
+    expect(page.locator("#answered")).to_contain_text("Copper in Wilson's disease")
+    expect(page.locator("#passage textarea")).to_have_value(EXAMPLE)
+
+
+def test_the_keyboard_is_enough(page):
+    page.focus("#passage textarea")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Seen in [copper] and [aspirin].")
+    page.keyboard.press("Tab")
+    expect(page.locator("#link")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(headline(page)).to_contain_text("copper")
+    second = page.locator("[data-mention='1']")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if second.evaluate("mention => mention === document.activeElement"):
+            break
+    expect(second).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(headline(page)).to_contain_text("aspirin")
+    expect(second).to_have_attribute("aria-pressed", "true")
+    expect(second).to_be_focused()
+    page.focus("#link-tab-button")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("svg.tree")).to_be_visible()
+
+
+def test_a_selection_becomes_a_mention_and_back(page):
+    area = page.locator("#passage textarea")
+    area.fill("Signs of delirium here")
+    area.evaluate("area => area.setSelectionRange(9, 18)")
+    page.click("#mark")
+    expect(area).to_have_value("Signs of [delirium] here")
+    page.wait_for_timeout(300)
+    page.click("#mark")
+    expect(area).to_have_value("Signs of delirium here")
+
+
+def test_answers_are_restricted(page):
+    open_accordion(page, "restrict")
+    page.click("#types input")
+    page.get_by_role("option", name="Chemical").click()
+    page.click("#link")
+    expect(page.locator("#candidates tbody tr")).to_have_count(5)
+    expect(page.locator("#candidates tbody .type")).to_have_text(["Chemical"] * 5)
+    page.fill("#allowed textarea", "Copper")
+    page.click("#link")
+    expect(page.locator("#candidates tbody tr")).to_have_count(1)
+    page.fill("#allowed textarea", "Coper")
+    page.click("#link")
+    expect(page.get_by_role("alert")).to_contain_text("'Coper'")
+
+
+def test_the_tree_can_be_read_and_zoomed(page):
+    page.click("#why-tab-button")
+    tree = page.locator("svg.tree")
+    expect(tree).to_be_visible()
+    assert page.locator("svg.tree .node.win").count() >= 2
+    before = tree.bounding_box()["width"]
+    page.get_by_role("button", name="Zoom in").click()
+    assert tree.bounding_box()["width"] == pytest.approx(1.25 * before, rel=0.02)
+    page.click("#tree summary")
+    expect(page.locator("#tree pre")).to_contain_text("#1 ")
+    # Another mention, chosen while its tree is shown.
+    page.click("[data-mention='1']")
+    expect(page.locator("svg.tree .node.win").first).to_contain_text("delirium is")
+
+
+def test_before_and_after_stand_side_by_side(page):
+    page.click("#compare-tab-button")
+    expect(page.locator("#compared .side")).to_have_count(2)
+    first, second = (side.bounding_box() for side in page.locator("#compared .side").all())
+    assert first["y"] == second["y"]
+    assert first["x"] < second["x"]
+    expect(page.locator("#compared")).to_contain_text("What the rounds taught")
+
+
+def test_a_file_is_linked_and_its_answers_downloaded(page, tmp_path):
+    page.click("#batch-tab-button")
+    expect(page.locator("#passage")).to_be_hidden()
+    page.click("#run")
+    expect(page.get_by_role("alert")).to_contain_text("Choose a file first.")
+    (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\xff")
+    page.set_input_files("#file input[type=file]", tmp_path / "picture.csv")
+    expect(page.locator("#file")).to_contain_text("picture")
+    page.click("#run")
+    expect(page.get_by_role("alert")).to_contain_text("picture.csv is not UTF-8 text")
+    page.get_by_role("button", name="Clear").click()
+    rows = [{"text": f"Number {n}: [copper] against [delirium].", "document_id": str(n)} for n in range(50)]
+    path = tmp_path / "mentions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page.set_input_files("#file input[type=file]", path)
+    expect(page.locator("#file")).to_contain_text("mentions")
+    page.click("#run")
+    expect(page.locator("#status")).to_contain_text("100 mentions, 100 linked")
+    expect(page.locator("#preview tbody tr")).to_have_count(8)
+    with page.expect_download() as downloading:
+        page.click("#as-json")
+    downloading.value.save_as(tmp_path / "links.jsonl")
+    splits, report = read_corpus(tmp_path / "links.jsonl")
+    assert (report.used, splits["train"]["mention"][:2]) == (100, ["copper", "delirium"])
+    page.click("#link-tab-button")
+    expect(page.locator("#passage")).to_be_visible()
+
+
+def test_an_error_is_said_and_shows_nothing_of_the_server(page):
+    for text, message in (
+        ("nothing marked", "No mention"),
+        ("", "no text"),
+        ("a [b", "no partner"),
+        ("[ ]", "blanks"),
+    ):
+        link(page, text)
+        expect(page.get_by_role("alert")).to_contain_text(message)
+        assert not re.search(r"Traceback|\.py|/work|/home|/tmp", page.locator("body").inner_text())
+    link(page, "[copper]")
+    expect(headline(page)).to_contain_text("copper")
+
+
+def test_any_text_comes_back_as_text(page):
+    hostile = (
+        "<img src=x onerror=window.hacked=1> <script>window.hacked=1</script> ${window.hacked=1} {{x}} **b** \u202e😀"
+    )
+    link(page, f"{hostile} [<img src=x onerror=window.hacked=1>]")
+    expect(page.locator("#answered")).to_contain_text("${window.hacked=1} {{x}} **b**")
+    expect(headline(page)).to_contain_text("<img src=x onerror=window.hacked=1>")
+    page.click("#why-tab-button")
+    expect(page.locator("svg.tree")).to_contain_text("<img src=x")
+    page.click("#compare-tab-button")
+    expect(page.locator("#compared .side")).to_have_count(2)
+    page.click("#link-tab-button")
+    open_accordion(page, "restrict")
+    page.fill("#allowed textarea", f"X:1\n{hostile}")
+    page.click("#link")
+    expect(page.get_by_role("alert")).to_contain_text("<img src=x")
+    page.fill("#allowed textarea", "X:1")
+    page.click("#link")
+    expect(headline(page)).to_contain_text("<img src=x onerror=alert(1)>")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_hundred_thousand_characters_and_a_thousand_mentions_are_cut_with_a_notice(page):
+    link(page, "[copper] " * 1000 + "x" * 91_000)
+    expect(page.get_by_role("status").first).to_contain_text(
+        "The text has 100,000 characters; the first 20,000 were used."
+    )
+    expect(page.get_by_role("status").first).to_contain_text("1,000 mentions are marked; the first 100 were linked.")
+    expect(page.locator("#answered .mention")).to_have_count(100)
+
+
+def test_a_wrong_link_becomes_a_training_mention(page, tmp_path):
+    page.click("[data-mention='1']")
+    expect(headline(page)).to_contain_text("delirium")
+    open_accordion(page, "flag")
+    page.click("#record")
+    expect(page.get_by_role("alert")).to_contain_text("Choose the right concept first")
+    page.fill("#right input", "D003693")
+    page.keyboard.press("Enter")
+    page.click("#record")
+    expect(page.locator("#flagged")).to_contain_text("1 record so far")
+    with page.expect_download() as downloading:
+        page.click("#download")
+    path = tmp_path / "corrections.jsonl"
+    downloading.value.save_as(path)
+    (record,) = read_corpus(path)[0]["train"].to_list()
+    assert (record["mention"], record["concept_ids"]) == ("delirium", [["D003693"]])
+    made = tmp_path / "made"
+    recipe = [sys.executable, str(ROOT / "recipes" / "prepare.py"), "--corpus", str(path), "--output_dir", str(made)]
+    done = subprocess.run(recipe, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["splits"] == {"train": 1}
+
+
+# --- how it looks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_barrier_is_found(open_page, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python lets the test run"
+    ).Axe()
+    page = open_page(color_scheme=scheme)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background)[:3])) < 60) == (scheme == "dark")
+    page.click("#restrict button")
+    page.click("#flag button")
+    for tab in ("link", "why", "compare", "batch"):
+        page.click(f"#{tab}-tab-button")
+        page.wait_for_timeout(700)
+        found = axe.run(page).response["violations"]
+        serious = [
+            (one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")
+        ]
+        assert not serious, tab
+
+
+def test_a_narrow_screen_is_enough(open_page):
+    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True)
+    for tab in ("why", "compare", "batch", "link"):
+        page.click(f"#{tab}-tab-button")
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for button in ("#link", "#mark"):
+        assert page.locator(button).bounding_box()["height"] >= 30
+
+
+def test_no_page_asked_elsewhere_or_wrote_an_error(seen):
+    assert seen == {"elsewhere": [], "errors": []}
