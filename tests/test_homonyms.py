@@ -118,7 +118,7 @@ def test_the_policy_is_kept_in_the_file_and_when_extended(small_kb, tmp_path, po
 
 def test_the_homonyms_of_medic(shared):
     kb = read_knowledge_base(shared / "data/medic/medic_06Jul2012.txt", "genbioel")
-    assert len(kb.homonyms()) == 1_010
+    assert len(kb.homonyms()) == 1_014
     dropped = kb.with_homonyms("drop").statistics()
     # Eight names are all that their concepts have.
     assert (dropped["homonyms"], dropped["names"], dropped["homonyms_dropped"]) == (8, 71_087, 1_879)

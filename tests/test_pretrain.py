@@ -14,7 +14,9 @@ from angel_trl import AngelConfig, EntityLinker, synthetic_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = shlex.split("--max_words 48 --use_cpu true")
-SHORT = shlex.split("--passes 0.2 --num_rounds 2 --mentions_per_round 64 --dev_mentions 40 --bootstrap 20")
+SHORT = shlex.split(
+    "--passes 0.2 --num_rounds 2 --mentions_per_round 64 --dev_mentions 40 --bootstrap 20 --absent_gold nearest"
+)
 FINE_TUNE = shlex.split(
     "--config recipes/configs/quickstart.yaml --pretrain_passes 0 --positive_epochs 1 --kb_mentions_per_mention 0 "
     "--num_rounds 1 --mentions_per_round 64 --mined_kb_mentions 16 --bootstrap 20"
