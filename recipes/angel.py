@@ -9,7 +9,6 @@ on the command line or in the YAML file; `--help` lists them. The last line prin
 """
 
 import copy
-import json
 import logging
 import os
 import sys
@@ -28,7 +27,7 @@ if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "-
 import torch  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from reporting import Curve, command_to_try, evaluate_systems, last_line, write_report  # noqa: E402
-from stages import Stages, first_model, parse_settings  # noqa: E402
+from stages import Stages, first_model, parse_settings, train_rounds  # noqa: E402
 
 from angel_trl import (  # noqa: E402
     AngelConfig,
@@ -242,11 +241,7 @@ def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Pa
     angel = copy.copy(angel)
     angel.output_dir = str(folder)
     trainer = AngelTrainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if args.resume else None)
-    trainer.save_linker(to)
-    if trainer.is_world_process_zero():
-        (folder / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+    return train_rounds(trainer, to, args.resume)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from reporting import Curve, evaluate_systems, last_line, write_report
-from stages import Stages, first_model, parse_settings
+from stages import Stages, first_model, parse_settings, train_rounds
 
 from angel_trl import (
     AngelConfig,
@@ -122,11 +122,7 @@ def train_angel(
     angel = copy.copy(angel)
     angel.output_dir, angel.mentions_per_round = str(folder), round(size)
     trainer = AngelTrainer(linker.model, angel, train, dev, kb, linker.tokenizer, linker.targets.formatter.format)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if args.resume else None)
-    trainer.save_linker(to)
-    if trainer.is_world_process_zero():
-        (folder / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+    return train_rounds(trainer, to, args.resume)
 
 
 def main() -> None:

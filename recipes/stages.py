@@ -18,9 +18,10 @@ from reporting import Curve
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
 
-from angel_trl import AngelConfig
+from angel_trl import AngelConfig, AngelTrainer
 from angel_trl.architectures import load_model
 from angel_trl.scratch import SCRATCH_PRESETS, scratch_model
+from angel_trl.searching_trainer import last_checkpoint
 
 logger = logging.getLogger("recipes")
 
@@ -65,6 +66,16 @@ def first_model(model: str, texts: Iterable[str], seed: int) -> tuple[PreTrained
     except OSError as error:
         presets = ", ".join(SCRATCH_PRESETS)
         raise SystemExit(f"Cannot load the model {model!r} (presets without the Hub: {presets}): {error}") from error
+
+
+def train_rounds(trainer: AngelTrainer, to: Path, resume: bool) -> Curve:
+    """Train, or go on in the trainer's folder; save the best model to `to` and the log, and return the dev curve."""
+    folder = Path(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+    trainer.save_linker(to)
+    if trainer.is_world_process_zero():
+        (folder / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
 
 class Stages:

@@ -4,37 +4,19 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
-from hub_server import READ_TOKEN, HubServer
 from huggingface_hub import DatasetCard
+from prepare_world import both, client, files, write_data
 from readme_commands import PREPARE
 
 from angel_trl import KnowledgeBase, read_corpus, read_knowledge_base
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-
-KB = """{"id": "D1", "names": ["Ataxia", "ATAXIA", "Unsteady gait"], "alternate_ids": ["A1"]}
-{"id": "D2", "names": ["Gout"]}
-{"id": "D3", "names": ["Fever", "Gout", "-"]}
-"""
-DOCUMENT = """{id}|t|Ataxia and gout with fever.
-{id}|a|Tic.
-{id}\t0\t6\tAtaxia\tDisease\tA1
-{id}\t11\t15\tgout\tDisease\t{gout}
-{id}\t21\t26\tfever\tDisease\t{fever}
-{id}\t28\t31\tTic\tDisease\t-1
-{id}\t90\t93\tTic\tDisease\tD1
-
-"""
-FLAGGED = """{"text": "Gout again.", "start": 0, "end": 4, "concept_ids": [["D2"]]}
-{"text": "A fever.", "start": 2, "end": 7, "concept_ids": ["D3"]}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +46,7 @@ def run(recipe, monkeypatch, capsys):
 @pytest.fixture
 def data(tmp_path):
     """A folder with a corpus, its knowledge base and a file of corrected links."""
-    folder = tmp_path / "data"
-    (folder / "corpus").mkdir(parents=True)
-    for number, split in enumerate(("train", "develop", "test")):
-        text = DOCUMENT.format(id=10 + number, gout="D2|X1", fever="D3") + DOCUMENT.format(
-            id=20 + number, gout="D2+X2", fever="X3"
-        )
-        (folder / "corpus" / f"{split}.txt").write_text(text)
-    (folder / "kb.jsonl").write_text(KB)
-    (folder / "flagged.jsonl").write_text(FLAGGED)
-    return folder
-
-
-def both(data, *more):
-    return ("--corpus", data / "corpus", "--kb", data / "kb.jsonl", "--output_dir", data.parent / "out", *more)
-
-
-def files(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return write_data(tmp_path / "data")
 
 
 def test_corpus_and_knowledge_base_become_two_datasets(run, data):
@@ -386,53 +351,6 @@ def test_counts_are_recorded_without_text_or_paths(run, data):
     assert recorded["out"]["corpus"]["read"]["skipped"] == {"mention not found at its offsets or nearby": 6}
     text = json.dumps(recorded)
     assert not [word for word in ("examples", "Ataxia", str(data.parent), "files") if word in text]
-
-
-def client(*arguments, environment):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-
-
-def test_both_are_published_and_read_from_the_hub(data, tmp_path):
-    to = ("--push_to_hub", "--hub_dataset_id", "tester/mentions", "--hub_kb_id", "tester/kb", "--hub_private", "true")
-    with HubServer() as hub:
-        environment = hub.environment(tmp_path / "home")
-        done = client("recipes/prepare.py", *both(data, *to), environment=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        line = json.loads(done.stdout.splitlines()[-1])
-        assert len(line["published"]) == 2
-        for repo_id, name in (("tester/mentions", "mentions"), ("tester/kb", "kb")):
-            repo = hub.repo("dataset", repo_id)
-            assert repo.private
-            there = {path: content for path, content in repo.files("main").items() if path != ".gitattributes"}
-            assert there == files(data.parent / "out" / name)
-        card = hub.repo("dataset", "tester/mentions").files("main")["README.md"].decode()
-        assert 'read_corpus("tester/mentions")' in card
-        assert "[tester/kb](https://huggingface.co/datasets/tester/kb)" in card
-        script = (
-            "from angel_trl import read_corpus, KnowledgeBase; from datasets import load_dataset\n"
-            "print({s: len(d) for s, d in read_corpus('tester/mentions')[0].items()})\n"
-            "print({s: len(d) for s, d in load_dataset('tester/mentions').items()})\n"
-            "print(len(KnowledgeBase.from_pretrained('tester/kb')))"
-        )
-        read = client("-c", script, environment=environment | {"HF_HOME": str(tmp_path / "other")})
-        assert read.stdout.splitlines() == [*["{'train': 8, 'dev': 8, 'test': 8}"] * 2, "3"], read.stderr[-2000:]
-
-        hub.push("dataset", "tester/mentions", {"data/extra-00000-of-00001.parquet": b"x"})
-        again = client("recipes/prepare.py", *both(data, *to), environment=environment)
-        assert again.returncode != 0
-        assert "holds data/extra-00000-of-00001.parquet, which would be read together" in again.stderr
-
-
-def test_nothing_is_done_where_nothing_can_be_published(data, tmp_path):
-    to = ("--push_to_hub", "--hub_dataset_id", "tester/mentions")
-    with HubServer() as hub:
-        run = client("recipes/prepare.py", *both(data, *to), environment=hub.environment(tmp_path / "h", READ_TOKEN))
-        assert run.returncode != 0
-        assert "can only read" in run.stderr
-        assert "Traceback" not in run.stderr
-    assert not (data.parent / "out").exists()
 
 
 def test_help_tells_every_setting(recipe):
