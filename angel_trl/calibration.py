@@ -29,7 +29,8 @@ from angel_trl.confidence import (
     score_confidence,
 )
 from angel_trl.decoding import search
-from angel_trl.linker import EntityLinker, same_concept
+from angel_trl.linked import same_concept
+from angel_trl.linker import EntityLinker
 from angel_trl.targets import prepare_mentions
 
 logger = logging.getLogger(__name__)

@@ -103,6 +103,29 @@ class Calibration:
             raise ValueError(f"A value of the calibration is not a number: {error}. Calibrate again.") from error
 
 
+def check_threshold(nil_threshold: float | None, calibration: Calibration | None, *, restricted: bool) -> None:
+    """See that a threshold given for a request is a confidence, and that the request has one to compare it with.
+
+    Args:
+        nil_threshold: the threshold; None is always well.
+        calibration: that holds for the request, if any does.
+        restricted: whether the request allows some of the names only.
+
+    Raises:
+        ValueError: if not.
+    """
+    if nil_threshold is None:
+        return
+    if not 0 <= nil_threshold <= 1:
+        raise ValueError(f"nil_threshold is {nil_threshold!r}; it is a confidence, between 0 and 1.")
+    if calibration is None or restricted:
+        raise ValueError(
+            f"nil_threshold is {nil_threshold!r}, but the request has no confidence: that takes a calibrated linker "
+            "(angel_trl.calibration.calibrate), ranking='sum', no restriction, and no fewer beams than the "
+            "calibration or exact=True. Leave nil_threshold out, or change the request."
+        )
+
+
 def merged_confidence(
     log_probs: NDArray[np.floating[Any]], same: Bools, temperature: float = 1.0, none_score: float = -np.inf
 ) -> Floats:

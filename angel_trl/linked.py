@@ -9,6 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from angel_trl.kb import KnowledgeBase
+
 logger = logging.getLogger(__name__)
 
 _BRACKETS = re.compile(r"\[([^\[\]]+)\]")
@@ -191,3 +196,22 @@ def checked_mention(row: Mapping[str, Any], place: int) -> dict[str, Any]:
         raise ValueError(f"mention {place}: text is a {type(text).__name__}, {text!r:.80}; it must be a string.")
     start, end = check_span(text, (row["start"], row["end"]), f"mention {place}")
     return {"text": text, "start": start, "end": end}
+
+
+def same_concept(names: NDArray[np.int64], kb: KnowledgeBase) -> NDArray[np.bool_]:
+    """Whether each candidate shares a concept with the first one of its mention.
+
+    Args:
+        names: int64 `[mentions, k]` name indices, -1 for none.
+        kb: the knowledge base.
+
+    Returns:
+        bool `[mentions, k]`, False where there is no name.
+    """
+    same = names >= 0
+    for row, found in enumerate(names.tolist()):
+        first = set(kb.concepts_of_name(found[0]).tolist()) if found[0] >= 0 else set()
+        for place in range(1, len(found)):
+            if found[place] >= 0:
+                same[row, place] = not first.isdisjoint(kb.concepts_of_name(found[place]).tolist())
+    return same

@@ -7,24 +7,34 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from angel_trl.architectures import load_model, prepare
-from angel_trl.confidence import Calibration
+from angel_trl.confidence import Calibration, check_threshold
 from angel_trl.decoding import Candidates
 from angel_trl.formatting import EncodedMention, MentionFormat, MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
-from angel_trl.linked import Candidate, Linked, Ner, check_span, checked_mention, parse_brackets, recognized_spans
+from angel_trl.linked import (
+    Candidate,
+    Linked,
+    Ner,
+    check_span,
+    checked_mention,
+    parse_brackets,
+    recognized_spans,
+    same_concept,
+)
 from angel_trl.linker_files import SETTINGS, LinkerParts, find_folder, read_parts, write_parts
 from angel_trl.restrictions import Restriction
 from angel_trl.shared_search import SharedSearch
 from angel_trl.targets import TargetNames
 from angel_trl.trie import NameTrie
+
+if TYPE_CHECKING:
+    from angel_trl.hub import Published
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +158,21 @@ class EntityLinker:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         write_parts(folder, LinkerParts(self.kb, self.targets.trie, self.targets.formatter.format, self.calibration))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        tag: str | None = None,
+        token: str | None = None,
+        **card: Any,
+    ) -> Published:
+        """Publish what `save_pretrained` writes and a model card, all or nothing; see `angel_trl.linker_hub.push`."""
+        from angel_trl.linker_hub import push
+
+        return push(self, repo_id, private=private, revision=revision, tag=tag, token=token, **card)
 
     def restrict(
         self,
@@ -308,7 +333,8 @@ class EntityLinker:
         calibration = self._calibration
         if calibration is not None and not calibration.holds_for(num_beams=num_beams, ranking=ranking, exact=exact):
             calibration = None
-        _check_threshold(nil_threshold, calibration, restrictions)
+        restricted = any(restriction is not None for restriction in restrictions or ())
+        check_threshold(nil_threshold, calibration, restricted=restricted)
         found = self._search.search(
             self._encode(rows),
             # A confidence is computed from as many candidates as it was fitted on.
@@ -363,37 +389,3 @@ class EntityLinker:
                 ids = tuple(concept.id for concept in concepts)
                 candidates.append(Candidate(ids, concepts[0].names[0], self.kb.names[name], float(score), float(mean)))
         return tuple(candidates)
-
-
-def same_concept(names: NDArray[np.int64], kb: KnowledgeBase) -> NDArray[np.bool_]:
-    """Whether each candidate shares a concept with the first one of its mention.
-
-    Args:
-        names: int64 `[mentions, k]` name indices, -1 for none.
-        kb: the knowledge base.
-
-    Returns:
-        bool `[mentions, k]`, False where there is no name.
-    """
-    same = names >= 0
-    for row, found in enumerate(names.tolist()):
-        first = set(kb.concepts_of_name(found[0]).tolist()) if found[0] >= 0 else set()
-        for place in range(1, len(found)):
-            if found[place] >= 0:
-                same[row, place] = not first.isdisjoint(kb.concepts_of_name(found[place]).tolist())
-    return same
-
-
-def _check_threshold(
-    nil_threshold: float | None, calibration: Calibration | None, restrictions: Sequence[Restriction | None] | None
-) -> None:
-    if nil_threshold is None:
-        return
-    if not 0 <= nil_threshold <= 1:
-        raise ValueError(f"nil_threshold is {nil_threshold!r}; it is a confidence, between 0 and 1.")
-    if calibration is None or any(restriction is not None for restriction in restrictions or ()):
-        raise ValueError(
-            f"nil_threshold is {nil_threshold!r}, but the request has no confidence: that takes a calibrated linker "
-            "(angel_trl.calibration.calibrate), ranking='sum', no restriction, and no fewer beams than the "
-            "calibration or exact=True. Leave nil_threshold out, or change the request."
-        )
