@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from angel_trl import __version__
@@ -18,7 +19,9 @@ __all__ = [
     "license_metadata",
     "license_text",
     "place",
+    "public",
     "read_account",
+    "redact",
     "table",
     "versions",
 ]
@@ -44,6 +47,11 @@ _URL = re.compile(r"https?://[^\s<>\"']+")
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
 _PLACE = re.compile(r"(?:[^:]|:(?!\d))*?/(?=[^/]+?:\d)")
 _PACKAGES = ("datasets", "huggingface_hub", "pyarrow")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
+_QUERY = re.compile(r"(\w://[^\s?#]*)\?[^\s#'\"]*")
+_PATH_START = re.compile(r"[/~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|file:")
+_HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]+)?")
 
 
 def escape(text: str) -> str:
@@ -53,7 +61,8 @@ def escape(text: str) -> str:
 
 
 def fence(text: str, language: str) -> str:
-    """Put text in a code block, whose fence is longer than any that the text holds."""
+    """Put text in a code block with a fence longer than any in the text; signs that cannot be shown become blanks."""
+    text = "".join(sign if sign.isprintable() or sign in "\n\t" else " " for sign in text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     marks = "`" * max(3, longest + 1)
     return f"{marks}{language}\n{text}\n{marks}"
@@ -78,6 +87,24 @@ def place(where: str) -> str:
     if found:
         return where[found.end() :]
     return where.rpartition("/")[2] if where.startswith(("/", "./", "../", "~")) else where
+
+
+def redact(text: str) -> str:
+    """Leave out of a text what is nobody else's business: tokens, what is secret in a URL, the home folder's name."""
+    text = _QUERY.sub(r"\1?...", _PASSWORD.sub("", _TOKEN.sub("hf_***", text)))
+    home = str(Path.home()).rstrip("/")
+    return re.sub(rf"{re.escape(home)}(?=/)", "~", text) if home else text
+
+
+def public(value: str) -> str:
+    """[`redact`] a setting, and cut the folders off if it is a path: Hub ids and URLs stay whole."""
+    text = redact(value)
+    if "://" in text and not text.startswith("file:"):
+        return text
+    is_id = _HUB_ID.fullmatch(text) is not None and not Path(value).exists()
+    if _PATH_START.match(text) or (re.search(r"[/\\]", text) and not re.search(r"\s", text) and not is_id):
+        return re.split(r"[/\\]", text.rstrip("/\\"))[-1] or "/"
+    return text
 
 
 def license_metadata(license: str | None) -> dict[str, str]:
@@ -106,16 +133,16 @@ def license_metadata(license: str | None) -> dict[str, str]:
     return metadata
 
 
-def license_text(license: str | None) -> str:
-    """Say the licence, as given, in a sentence."""
+def license_text(license: str | None, of: str = "") -> str:
+    """Say the licence, as given, in a sentence; `of` is what it is the licence of, such as `" of the model"`."""
     if not (license or "").strip():
-        return "Licence: not stated. The terms of the source hold: find them out before you pass this on."
-    return f"Licence, as stated by who prepared this: {escape(license or '')}"
+        return f"Licence{of}: not stated. The terms of the source hold: find them out before you pass this on."
+    return f"Licence{of}, as stated by who prepared this: {escape(license or '')}"
 
 
-def versions() -> str:
-    """Name the versions that made what the card is of."""
-    packages = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+def versions(packages: Iterable[str] = _PACKAGES) -> str:
+    """Name the versions that made what the card is of: of angel_trl, of installed `packages` and of Python."""
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return escape(", ".join([f"angel_trl {__version__}", *packages, f"Python {platform.python_version()}"]))
 
 

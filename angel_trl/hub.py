@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def publish_folder(
     private: bool | None = None,
     revision: str | None = None,
     tag: str | None = None,
-    delete_others: bool = False,
+    delete_others: bool | Sequence[str] = False,
     commit_message: str = "Publish with angel_trl",
     token: str | None = None,
     max_attempts: int = _ATTEMPTS,
@@ -118,7 +119,8 @@ def publish_folder(
         private: whether the repository is private; None for what it is, or the account's default for a new one.
         revision: branch, or pull request as `refs/pr/1`, None for `main`. A new branch starts from `main`.
         tag: a tag to set on the commit; it may be there only if it is at that commit.
-        delete_others: whether to delete, in the same commit, the other files in `path_in_repo`.
+        delete_others: which other files in `path_in_repo` to delete in the same commit: all, none, or those whose path
+            there fits one of some patterns (`"*.bin"`; a `*` stops at a slash).
         commit_message: the commit's title.
         token: an access token; the saved one if None.
         max_attempts: how often a call is tried that may succeed later: the Hub is overloaded, or was not reached.
@@ -138,7 +140,8 @@ def publish_folder(
         raise ValueError(f"max_attempts={max_attempts} would try nothing: give 1 or more.")
     remote = Remote(repo_id, repo_type, token, max_attempts)
     files = local_files(folder, path_in_repo)
-    change = _Change(files, _scope(path_in_repo) if delete_others else None, commit_message)
+    patterns = tuple(delete_others) if not isinstance(delete_others, bool) else ("**",) if delete_others else ()
+    change = _Change(files, _scope(path_in_repo), patterns, commit_message)
     branch, metadata = revision or "main", _metadata(files)
     if "/" not in repo_id:
         with _explaining(remote, f"{remote} was not published"):
@@ -160,12 +163,14 @@ class _Change:
 
     Args:
         files: what must be there, by path in the repository.
-        only_in: the folder in which there must be nothing else, "" for all, None if there may.
+        scope: the folder it is about, with a slash at its end, or "" for all.
+        not_there: patterns of paths in that folder at which there must be nothing else; "**" is any path.
         message: of the commit.
     """
 
     files: Mapping[str, LocalFile]
-    only_in: str | None
+    scope: str
+    not_there: tuple[str, ...]
     message: str
 
     def missing(self, tree: Mapping[str, RemoteFile]) -> dict[str, LocalFile]:
@@ -180,7 +185,9 @@ class _Change:
         """Whether it matters what is at a path."""
         if path in self.files:
             return True
-        return self.only_in is not None and path.startswith(self.only_in) and path != HUB_OWN_FILE
+        if not path.startswith(self.scope) or path == HUB_OWN_FILE:
+            return False
+        return any(_fits(path.removeprefix(self.scope), pattern) for pattern in self.not_there)
 
     def is_done(self, tree: Mapping[str, RemoteFile]) -> bool:
         """Whether nothing is left to do."""
@@ -296,6 +303,13 @@ def _metadata(files: Mapping[str, LocalFile]) -> dict[str, Any]:
         return metadata_load(path) or {}
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"The metadata that {path} begins with is not valid YAML: {error}") from error
+
+
+def _fits(path: str, pattern: str) -> bool:
+    if pattern == "**":
+        return True
+    parts, wanted = path.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def _scope(path_in_repo: str) -> str:

@@ -123,6 +123,13 @@ def test_others_stay_unless_they_are_to_be_deleted(hub, client, folder, repo_id)
     assert len(repo.commits()) == 4
 
 
+def test_others_go_that_fit_a_pattern(hub, client, folder, repo_id):
+    kept = {"LICENSE": b"l", "deep/old.bin": b"o", "more/deep/old.pt": b"o"}
+    hub.create("model", repo_id, kept | {"old.bin": b"o", "deep/old.pt": b"o"})
+    publish(client, folder, repo_id, delete_others=["*.bin", "deep/*.pt"])
+    assert hub.repo("model", repo_id).files() == FILES | kept
+
+
 def test_a_path_in_the_repository(hub, client, folder, repo_id):
     hub.create("dataset", repo_id, {"other/a.txt": b"a", "seed/0/old.txt": b"o"})
     result = publish(client, folder, repo_id, repo_type="dataset", path_in_repo="seed/0/", delete_others=True)
