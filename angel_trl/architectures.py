@@ -19,6 +19,8 @@ MODEL_TYPES = ("bart", "mbart", "t5", "mt5", "gpt2", "llama", "mistral", "qwen2"
 _LEARNED_POSITIONS = ("bart", "mbart")
 _POSITIONS = "angel_positions"
 _LOCK = threading.Lock()  # threads may share a model
+# Bytes; what PyTorch gives to tensors that it allocates itself.
+_ALIGNMENT = 64
 
 
 def model_class(config: PreTrainedConfig) -> type[AutoModelForSeq2SeqLM] | type[AutoModelForCausalLM]:
@@ -29,13 +31,52 @@ def model_class(config: PreTrainedConfig) -> type[AutoModelForSeq2SeqLM] | type[
 def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
     """Load an encoder-decoder or decoder-only model, whichever it is, in float32 unless `dtype` says otherwise.
 
+    Code that a repository brings along is never run.
+
     Args:
         name_or_path: folder or Hub id.
         options: of transformers' `from_pretrained`.
+
+    Raises:
+        ValueError: if weights of the model are missing or of another shape (transformers would put random ones in
+            their place), or if transformers does not have its architecture.
+        OSError: if there is no such model, or it has no weights.
     """
     of_the_config = {key: options[key] for key in ("revision", "cache_dir", "token", "subfolder") if key in options}
-    config = AutoConfig.from_pretrained(name_or_path, **of_the_config)
-    return model_class(config).from_pretrained(name_or_path, **{"dtype": torch.float32, **options})
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **of_the_config)
+    settings = {"dtype": torch.float32, **options, "trust_remote_code": False}
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = model_class(config).from_pretrained(name_or_path, **settings)
+    wrong = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    for name, shape, expected in sorted(found["mismatched_keys"]):
+        wrong.append(f"{name} is {[*shape]} instead of {[*expected]}")
+    if wrong:
+        raise ValueError(
+            f"The weights of {name_or_path} are not those of the {type(model).__name__} that its config.json "
+            f"describes: {'; '.join(wrong[:3])}{f'; {len(wrong)} in all' if len(wrong) > 3 else ''}. Download or save "
+            "it again, or give a model with all its weights, its decoder included."
+        )
+    return model
+
+
+def align_weights(model: torch.nn.Module) -> None:
+    """Move weights on the CPU to memory that is aligned to 64 bytes, where it is not.
+
+    Products of matrices differ in their last digits with the place of their operands in memory. Weights that are
+    mapped from a file lie wherever the file has them, which differs from file to file with the same weights.
+    """
+
+    def astray(tensor: torch.Tensor) -> bool:
+        return tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT != 0
+
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if astray(weight):
+                weight.data = weight.data.clone()
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if astray(buffer):
+                # A buffer may be a view, which would keep what it is a view of: the whole file.
+                setattr(module, name, buffer.clone())
 
 
 def prepare(model: PreTrainedModel) -> None:

@@ -1,19 +1,89 @@
-"""Mining at the start of every round."""
+"""What happens around the rounds: mining at their start, and publishing their linkers at their end."""
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from angel_trl.mining import from_parquet, mine, to_dataset
+from angel_trl.round_publishing import RoundPublisher, round_name
 
 if TYPE_CHECKING:
     from angel_trl.trainer import AngelTrainer
 
 logger = logging.getLogger(__name__)
+
+
+class RoundPublishingCallback(TrainerCallback):
+    """Publishes the linker of each round when its checkpoint is complete, for `hub_strategy="every_save"`.
+
+    A run that is resumed from that checkpoint has the same linker, so that one killed meanwhile publishes it then.
+
+    Args:
+        trainer: the trainer whose rounds these are.
+
+    Attributes:
+        publisher: what publishes them, on the first process of a training.
+    """
+
+    def __init__(self, trainer: AngelTrainer) -> None:
+        self.trainer = trainer
+        self.publisher: RoundPublisher | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See that no other run's rounds are in the way, before any work is done, and publish what is still here."""
+        to = self.trainer.hub_destination()
+        if state.is_world_process_zero:
+            self.publisher = RoundPublisher(args.output_dir, to.model_id, private=to.private, token=to.token)
+            begins = state.global_step == 0
+            self.trainer.check_destination(to, () if begins else self.publisher.known)
+            if begins:
+                self.publisher.forget()
+            room = self.publisher.room(self._size)
+            if room < self.trainer.args.num_rounds:
+                logger.warning(
+                    "There is room in %s for the linkers of %d rounds. They are removed once they are published; but "
+                    "while the Hub cannot be reached, no more than that are kept.",
+                    self.publisher.folder,
+                    room,
+                )
+        self._keep(state, going_on=True)
+        if self.publisher is not None:
+            self.publisher.publish_meanwhile()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the linker of the round that has ended, and publish it while training goes on."""
+        self._keep(state, going_on=False)
+
+    def wait(self) -> None:
+        """Wait for what is on its way; no longer than other processes, which are further on, wait for this one."""
+        trainer = self.trainer
+        if self.publisher is not None:
+            self.publisher.wait(None if trainer.accelerator.num_processes == 1 else trainer.args.ddp_timeout / 2)
+
+    def _keep(self, state: TrainerState, *, going_on: bool) -> None:
+        """Called by all processes. A run that goes on after a round may have kept it before it was interrupted."""
+        trainer, rounds = self.trainer, self.trainer.args.num_rounds
+        done, within = divmod(state.global_step, state.max_steps // rounds)
+        if not done or within:
+            return
+        name = round_name(done)
+        with trainer.whole_model.to_save() as model:
+            if self.publisher is not None and not (going_on and name in self.publisher.known):
+                said = {"repo_id": trainer.args.hub_model_id, "revision": name, "round": (done, rounds)}
+                self.publisher.keep(done, self._size, partial(trainer.write_linker, model, **said))
+        trainer.accelerator.wait_for_everyone()
+
+    @property
+    def _size(self) -> int:
+        """Bytes of the weights."""
+        return sum(weight.numel() * weight.element_size() for weight in self.trainer.model.parameters())
 
 
 class PairMiningCallback(TrainerCallback):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
+from transformers.trainer_utils import HubStrategy, SaveStrategy
 from trl import DPOConfig
 
 from angel_trl.pairs import ABSENT_RULES
+from angel_trl.publishing import Destination
 
 REFERENCES = ("round", "initial")
+HUB_STRATEGIES = ("end", "every_save")
 
 _SEARCHED = "dev mentions are linked by search, {mining_batch_size} (mining_batch_size) at a time"
 _TOKENISED = "mentions become token ids by `MentionFormat` (max_words), and batches of names are not padded"
@@ -59,8 +63,20 @@ REFUSED = {
     "dataloader_persistent_workers": "such workers hold the first round's pairs in all later rounds",
     "ignore_data_skip": "it would repeat steps of a round begun before, and rounds are told by the number of steps",
     "parallelism_config": "sequences are not split over processes",
+    "hub_always_push": "every round is published, and none passed over because another is on its way",
 }
 """Settings of `DPOConfig` that must keep their defaults, and why."""
+
+_OF_MINING = (
+    "mentions_per_round",
+    "num_beams",
+    "mine_top_k",
+    "max_pairs_per_mention",
+    "absent_gold",
+    "reference",
+    "within_types",
+    "seed",
+)
 
 
 @dataclass
@@ -85,6 +101,11 @@ class AngelConfig(DPOConfig):
         within_types: mine and evaluate among the names of concepts of the mention's own semantic types.
         mining_batch_size: mentions searched together; results do not depend on it.
         early_stopping_patience: rounds without a better dev accuracy after which training stops; None never stops.
+        hub_strategy: what is published, with `push_to_hub`: "end" the finished linker and the mined pairs, when
+            `AngelTrainer.push_to_hub` is called; "every_save" besides the linker of each round as it is made, on the
+            branch `rounds`, with a tag such as `round-03`.
+        hub_pairs_id: the Hub dataset for the mined pairs; None adds "-pairs" to `hub_model_id`, "none" leaves them
+            out. They hold passages of the corpus, so the dataset is private unless `hub_private_repo` is False.
     """
 
     num_rounds: int = field(default=10, metadata={"help": "Rounds of mining and training."})
@@ -116,6 +137,14 @@ class AngelConfig(DPOConfig):
         default=3, metadata={"help": "Rounds without a better dev accuracy after which training stops."}
     )
 
+    hub_pairs_id: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub dataset for the mined pairs, private unless hub_private_repo is false, as they hold passages "
+            "of the corpus; default: hub_model_id with -pairs; none leaves them out."
+        },
+    )
+
     # Other defaults than TRL's: names are short, so recomputing activations only costs time; full precision keeps
     # mined and trained log-probabilities equal; a round is an epoch, scored and kept after its update.
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate (1e-5 in the paper's NCBI runs)."})
@@ -136,6 +165,16 @@ class AngelConfig(DPOConfig):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Resume with the patience that was left, as an undisturbed run would have."}
     )
+    push_to_hub: bool = field(default=False, metadata={"help": "Publish to the Hub: see hub_strategy."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "user/name of the linker on the Hub."})
+    hub_strategy: str = field(
+        default="end",
+        metadata={
+            "help": "end publishes the finished linker; every_save also that of each round as it is made, with a tag "
+            "such as round-03.",
+            "choices": list(HUB_STRATEGIES),
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check the new settings and refuse those of `DPOConfig` that cannot hold here.
@@ -153,6 +192,11 @@ class AngelConfig(DPOConfig):
         for name, choices in (("absent_gold", ABSENT_RULES), ("reference", REFERENCES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        if self.hub_strategy not in HUB_STRATEGIES:
+            raise ValueError(
+                f"hub_strategy is {self.hub_strategy!r}; choose one of {', '.join(HUB_STRATEGIES)}: linkers are "
+                "published, and what else a checkpoint has stays in output_dir."
+            )
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}; give rounds of at least 1, or null."
@@ -176,6 +220,38 @@ class AngelConfig(DPOConfig):
                 "activation_checkpointing_kwargs has use_reentrant, with which gradients of what all layers share "
                 "(T5's relative positions) are lost. Leave it out."
             )
+        if self.push_to_hub:
+            self._check_hub()
+
+    def _check_hub(self) -> None:
+        if self.hub_strategy == HubStrategy.EVERY_SAVE and self.save_strategy != "epoch":
+            raise ValueError(
+                "hub_strategy is 'every_save', which publishes each round when it is saved, but save_strategy is "
+                f"{SaveStrategy(self.save_strategy).value!r}. Set it to 'epoch', or hub_strategy to 'end'."
+            )
+        self.hub_destination()
+
+    def hub_destination(self) -> Destination:
+        """Where the run is published.
+
+        Raises:
+            ValueError: if the settings do not say, naming the one that is missing or wrong.
+        """
+        if self.hub_model_id is None:
+            raise ValueError("push_to_hub needs hub_model_id: give 'user/name', where the linker is to be published.")
+        pairs_id = f"{self.hub_model_id}-pairs" if self.hub_pairs_id is None else self.hub_pairs_id
+        return Destination(
+            self.hub_model_id,
+            None if pairs_id == "none" else pairs_id,
+            self.hub_private_repo,
+            self.hub_revision,
+            self.hub_strategy == HubStrategy.EVERY_SAVE,
+            self.hub_token,
+        )
+
+    def mining_settings(self) -> dict[str, Any]:
+        """The settings that decide which pairs are mined, by name."""
+        return {name: getattr(self, name) for name in _OF_MINING}
 
     def _refuse(self) -> None:
         for setting in fields(self):

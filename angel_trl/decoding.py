@@ -136,7 +136,7 @@ def search(
             batch = [mention for row in rows if (mention := mentions[row]) is not None]
             allowed = [None if restrictions is None else restrictions[row] for row in rows]
             frontier = Frontier(len(rows), num_beams, keep=exact, max_beams=max_beams)
-            searched = _BatchSearch(TreeDecoder(model, batch), trie, allowed, frontier, top_k, ranking)
+            searched = BatchSearch(TreeDecoder(model, batch), trie, allowed, frontier, top_k, ranking)
             found.put(rows, searched.run())
             bar.update(len(rows))
         bar.update(sum(mention is None for mention in mentions))
@@ -158,8 +158,17 @@ def _batches(mentions: Sequence[EncodedMention | None], batch_size: int) -> Iter
         yield rows[begin:]
 
 
-class _BatchSearch:
-    """The search for the names of one batch."""
+class BatchSearch:
+    """The search for the names of one batch; `search` runs one after the other.
+
+    Args:
+        decoder: over the batch's mentions; what it is asked is all that the search learns of the model.
+        trie: the names, on the CPU.
+        restrictions: for each mention the names it may be given, None for all.
+        frontier: for as many mentions, empty.
+        top_k: names to find for a mention.
+        ranking: one of `RANKINGS`.
+    """
 
     def __init__(
         self,

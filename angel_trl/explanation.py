@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-# The search of one batch, with a decoder of ours: `search` makes its own.
-from angel_trl.decoding import RANKINGS, _BatchSearch
+from angel_trl.decoding import RANKINGS, BatchSearch
 from angel_trl.formatting import EncodedMention
 from angel_trl.frontier import Frontier, Ints
 from angel_trl.linked import check_span, parse_brackets
@@ -235,30 +234,22 @@ def explain(
     targets = linker.targets
     if restriction is not None and restriction.fingerprint != targets.trie.fingerprint:
         raise ValueError(f"The restriction to {restriction.description} was made for other names. Make it again.")
-    (encoded,) = linker._encode([{"text": text, "start": start, "end": end}])
+    (encoded,) = linker.encode([{"text": text, "start": start, "end": end}])
     if encoded is None:
         raise ValueError(f"The mention {text[start:end][:80]!r} is longer than the model's window.")
     with untrained(linker.model), torch.no_grad():
         decoder = _WritingDecoder(linker.model, encoded)
         frontier = Frontier(1, num_beams, keep=exact, max_beams=max_beams)
-        searching = _BatchSearch(decoder, targets.trie.to("cpu"), [restriction], frontier, top_k, ranking)
+        searching = BatchSearch(decoder, targets.trie.to("cpu"), [restriction], frontier, top_k, ranking)
         found = searching.run()
-    names = [int(name) for name in found.names[0] if name >= 0]
+    exact, names = bool(found.exact[0]), [int(name) for name in found.names[0] if name >= 0]
     value = found.log_probs if ranking == "sum" else found.mean_log_probs
     maker = _TreeMaker(linker, decoder, restriction, names)
     # A list that is not full leaves nothing out that could enter it.
-    maker.judge(exact=bool(found.exact[0]), last=float(value[0, -1]), by_token=ranking == "mean")
+    maker.judge(exact=exact, last=float(value[0, -1]), by_token=ranking == "mean")
     root = maker.branch((), ())
-    return Explanation(
-        mention=text[start:end],
-        start=start,
-        end=end,
-        root=root,
-        exact=bool(found.exact[0]),
-        tokens_scored=len(decoder.scored),
-        tokens_run=decoder.tokens_fed,
-        names_allowed=root.names_below,
-    )
+    scored, run = len(decoder.scored), decoder.tokens_fed
+    return Explanation(text[start:end], start, end, root, exact, scored, run, names_allowed=root.names_below)
 
 
 class _WritingDecoder(TreeDecoder):

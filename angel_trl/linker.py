@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from angel_trl.architectures import load_model, prepare
+from angel_trl.architectures import align_weights, load_model, prepare
 from angel_trl.confidence import Calibration, check_threshold
 from angel_trl.decoding import Candidates
 from angel_trl.formatting import EncodedMention, MentionFormat, MentionFormatter
@@ -27,7 +27,7 @@ from angel_trl.linked import (
     recognized_spans,
     same_concept,
 )
-from angel_trl.linker_files import SETTINGS, LinkerParts, find_folder, read_parts, write_parts
+from angel_trl.linker_files import SETTINGS, LinkerParts, check_parts, find_folder, read_parts, write_parts
 from angel_trl.restrictions import Restriction
 from angel_trl.shared_search import SharedSearch
 from angel_trl.targets import TargetNames
@@ -107,27 +107,30 @@ class EntityLinker:
         id_or_path: str | Path,
         *,
         revision: str | None = None,
-        kb: KnowledgeBase | None = None,
+        kb: KnowledgeBase | str | Path | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> EntityLinker:
-        """Load a linker from a folder written by `save_pretrained` or from the Hub.
+        """Load a linker from a folder written by `save_pretrained` or from the Hub; no code of it is run.
 
         Args:
-            id_or_path: the folder, or a Hub repository id.
+            id_or_path: the folder, or a Hub repository id; offline, what is in the cache is used. With `kb`, also a
+                plain model, such as `dmis-lab/ANGEL_ncbi`, with weights in safetensors or `pytorch_model.bin`.
             revision: branch, tag or commit of a Hub repository.
-            kb: a knowledge base to link to in place of the saved one; needed for a plain model without one. The
-                linker is not calibrated for it.
+            kb: a knowledge base to link to in place of the saved one, or where it is: what `KnowledgeBase.from_file`
+                takes, such as a Hub dataset. The linker is not calibrated for it.
             device: where to put the model; a GPU if there is one.
             dtype: of the weights.
 
         Raises:
-            ValueError: if the folder is not a linker and no `kb` is given, or its parts do not belong together.
+            ValueError: if the folder is not a linker and no `kb` is given, its parts do not belong together, or a
+                file is broken or asks for code to be run.
+            OSError: if there is no such folder, repository or revision, a file is missing, or it cannot be fetched.
         """
-        folder = find_folder(id_or_path, revision)
+        folder = find_folder(id_or_path, revision, with_kb=kb is None)
         parts = read_parts(folder, kb)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = load_model(str(folder), dtype=dtype, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = load_model(str(folder), dtype=dtype)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls.from_parts(model, tokenizer, parts)
 
@@ -135,7 +138,13 @@ class EntityLinker:
     def from_parts(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, parts: LinkerParts
     ) -> EntityLinker:
-        """A linker of a model and tokenizer that are loaded already, and the rest of its folder."""
+        """A linker of a model and tokenizer that are loaded already, and the rest of its folder.
+
+        Raises:
+            ValueError: if they do not belong together.
+        """
+        check_parts(parts, MentionFormatter(tokenizer, model.config), model.get_input_embeddings().num_embeddings)
+        align_weights(model)
         linker = cls(model, tokenizer, parts.kb, parts.mention_format, parts.trie)
         linker.calibration = parts.calibration
         return linker
@@ -157,7 +166,7 @@ class EntityLinker:
         (folder / SETTINGS).unlink(missing_ok=True)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_parts(folder, LinkerParts(self.kb, self.targets.trie, self.targets.formatter.format, self.calibration))
+        write_parts(folder, self.targets, self.calibration)
 
     def push_to_hub(
         self,
@@ -293,7 +302,7 @@ class EntityLinker:
         nil_threshold: float | None = None,
         progress: bool = False,
     ) -> list[Linked]:
-        """Link many mentions; results do not depend on how they are batched.
+        """Link many mentions; how they are batched changes scores in their last digits only, by about 1e-5.
 
         Args:
             mentions: mappings with `text`, `start` and `end` (such as rows of a mention dataset).
@@ -336,7 +345,7 @@ class EntityLinker:
         restricted = any(restriction is not None for restriction in restrictions or ())
         check_threshold(nil_threshold, calibration, restricted=restricted)
         found = self._search.search(
-            self._encode(rows),
+            self.encode(rows),
             # A confidence is computed from as many candidates as it was fitted on.
             top_k=max(top_k, 0 if calibration is None else calibration.top_k),
             num_beams=num_beams,
@@ -369,7 +378,8 @@ class EntityLinker:
             )
         return linked
 
-    def _encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedMention | None]:
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedMention | None]:
+        """Rows (`text`, `start`, `end`) as the model reads them; None, with a warning, for one too long for it."""
         with _TOKENIZING:
             encoded = self.targets.formatter.encode(self.targets.formatter.prepare(rows))
         too_long = sum(mention is None for mention in encoded)

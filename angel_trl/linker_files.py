@@ -8,18 +8,24 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
 from angel_trl import __version__
 from angel_trl.confidence import Calibration
-from angel_trl.formatting import MentionFormat
+from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import KnowledgeBase
+from angel_trl.model_files import check_description, check_weights, fetch_description, fetch_weights, json_object
+from angel_trl.targets import TargetNames
 from angel_trl.trie import NameTrie
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = "angel_trl.linker/1"
 SETTINGS, KB, TRIE = "angel.json", "kb.parquet", "trie.safetensors"
+LINKER_FILES = (
+    *("*.json", "*.safetensors", "*.bin", KB, "learning_curve.png"),
+    *("*.model", "vocab.txt", "merges.txt", "*.jinja", "additional_chat_templates/*"),
+)
+"""What folders of linkers and models hold, as patterns of `angel_trl.hub.publish_folder`: what an earlier one left
+would be loaded with a linker, or in its place."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,37 +37,77 @@ class LinkerParts:
         trie: of its names; None if it is to be built.
         mention_format: choices of the input format.
         calibration: None if the linker is not calibrated for this knowledge base.
+        tokenizer: fingerprint of the tokenizer that the linker was saved with; None if unknown.
+        folder: where they are from.
     """
 
     kb: KnowledgeBase
     trie: NameTrie | None
     mention_format: MentionFormat
     calibration: Calibration | None
+    tokenizer: str | None
+    folder: Path
 
 
-def find_folder(id_or_path: str | Path, revision: str | None = None) -> Path:
-    """The folder of a linker: itself, or that of a Hub repository, downloaded if need be."""
+def find_folder(id_or_path: str | Path, revision: str | None = None, *, with_kb: bool = True) -> Path:
+    """The folder of a linker: itself, or that of a Hub repository, downloaded if need be.
+
+    Weights are fetched last, and not at all of a model that cannot be used.
+
+    Args:
+        id_or_path: the folder, or a Hub repository id; a folder that exists is never taken for an id.
+        revision: branch, tag or commit of a Hub repository.
+        with_kb: whether it must hold a knowledge base.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, repository or revision, or a file of it is missing.
+        PermissionError: if the repository is gated or the token is refused.
+        OSError: if the Hub answers with another error.
+        ValueError: if it is not a model that can link, a file is broken, or a revision is given for a folder.
+    """
     folder = Path(id_or_path)
-    if folder.is_dir():
-        return folder
-    patterns = ["*.json", "*.txt", "*.model", "*.safetensors", "*.parquet"]
-    return Path(snapshot_download(str(id_or_path), revision=revision, allow_patterns=patterns))
+    on_hub = isinstance(id_or_path, str) and not folder.exists()
+    if on_hub:
+        folder = fetch_description(str(id_or_path), revision, (KB, TRIE))
+    elif not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}; a linker is the folder that save_pretrained wrote.")
+    elif revision not in (None, folder.name):  # that of a repository in the cache is named after its commit
+        raise ValueError(f"{folder} is a folder; a revision ({revision!r}) is for repositories on the Hub only.")
+    check_description(folder)
+    if with_kb and not (folder / KB).is_file():
+        raise _without_kb(folder)
+    if on_hub:
+        fetch_weights(str(id_or_path), folder.name, (KB, TRIE))
+    check_weights(folder)
+    return folder
 
 
-def read_parts(folder: Path, kb: KnowledgeBase | None = None) -> LinkerParts:
+def _without_kb(folder: Path) -> ValueError:
+    return ValueError(
+        f"{folder} has no {KB}: it is a model without a knowledge base. Give one: "
+        "EntityLinker.from_pretrained(..., kb=KnowledgeBase.from_file(...))."
+    )
+
+
+def read_parts(folder: Path, kb: KnowledgeBase | str | Path | None = None) -> LinkerParts:
     """Read a linker's folder, all but model and tokenizer.
 
     Args:
         folder: as `write_parts` and the model's and tokenizer's `save_pretrained` fill it.
-        kb: a knowledge base to use in place of the saved one; trie and calibration, which are the saved one's, are
-            left out then.
+        kb: a knowledge base to use in place of the saved one, or where it is, as `KnowledgeBase.from_file` takes it;
+            trie and calibration, which are the saved one's, are left out then.
 
     Raises:
-        ValueError: if the folder is not a linker and no `kb` is given, or its parts do not belong together.
+        ValueError: if the folder is not a linker and no `kb` is given, its parts do not belong together, or the names
+            of `kb` are normalised by another rule than those that the linker was made for.
+        OSError: if `kb` cannot be read.
     """
     settings = _read_settings(folder / SETTINGS)
-    mention_format = MentionFormat(**settings.get("mention_format", {}))
-    calibration = settings.get("calibration")
+    try:
+        mention_format = MentionFormat(**settings.get("mention_format", {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / SETTINGS}, mention_format: {error} Upgrade angel_trl, or correct it.") from error
+    calibration, tokenizer = settings.get("calibration"), settings.get("tokenizer_fingerprint")
     if kb is not None:
         if calibration is not None:
             logger.warning(
@@ -69,12 +115,17 @@ def read_parts(folder: Path, kb: KnowledgeBase | None = None) -> LinkerParts:
                 "and does not abstain; calibrate it again.",
                 folder,
             )
-        return LinkerParts(kb, None, mention_format, None)
+        own = settings.get("kb_normalization")
+        kb = kb if isinstance(kb, KnowledgeBase) else KnowledgeBase.from_file(kb, normalization=own)
+        if own not in (None, kb.normalization):
+            raise ValueError(
+                f"The knowledge base given has names normalised by {kb.normalization!r}, the linker of {folder} was "
+                f"made for {own!r}. Use that rule: KnowledgeBase.from_file(..., normalization={own!r}), or "
+                f"KnowledgeBase(kb.concepts, normalization={own!r})."
+            )
+        return LinkerParts(kb, None, mention_format, None, tokenizer, folder)
     if not (folder / KB).exists():
-        raise ValueError(
-            f"{folder} has no {KB}: it is a model without a knowledge base. Give one: "
-            "EntityLinker.from_pretrained(..., kb=KnowledgeBase.from_file(...))."
-        )
+        raise _without_kb(folder)
     kb = KnowledgeBase.from_parquet(folder / KB)
     if not settings:
         raise ValueError(f"{folder} has no {SETTINGS}: it was not saved to the end. Save or download it again.")
@@ -84,41 +135,78 @@ def read_parts(folder: Path, kb: KnowledgeBase | None = None) -> LinkerParts:
         known = None if calibration is None else Calibration.from_json(calibration)
     except ValueError as error:
         raise ValueError(f"{folder / SETTINGS}: {error} Or delete its entry 'calibration'.") from error
-    return LinkerParts(kb, _load_trie(folder / TRIE), mention_format, known)
+    return LinkerParts(kb, _load_trie(folder / TRIE), mention_format, known, tokenizer, folder)
 
 
-def write_parts(folder: Path, parts: LinkerParts) -> None:
-    """Write what `read_parts` reads; the settings last, so that a folder that has them is complete.
+def check_parts(parts: LinkerParts, formatter: MentionFormatter, embeddings: int) -> None:
+    """See that the parts of a linker, its tokenizer and its model belong together.
+
+    Args:
+        parts: what `read_parts` gave.
+        formatter: of the tokenizer.
+        embeddings: how many tokens the model knows.
 
     Raises:
-        ValueError: for parts without a trie.
+        ValueError: if they do not.
     """
-    if parts.trie is None:
-        raise ValueError("A linker is saved with the trie of its names; LinkerParts.trie is None.")
-    parts.kb.to_parquet(folder / KB)
-    parts.trie.save(folder / TRIE)
+    if parts.tokenizer is not None and parts.tokenizer != _tokenizer_fingerprint(formatter):
+        raise ValueError(
+            f"The tokenizer of {parts.folder} (tokenizer.json) is not the one that the linker was saved with, whose "
+            "tokens the model learnt. Put its own files back, or download them again. If they are the same, and only "
+            f"read otherwise by another version of transformers, delete {TRIE}, and 'tokenizer_fingerprint' from "
+            f"{SETTINGS}."
+        )
+    if parts.trie is not None and parts.trie.fingerprint != formatter.fingerprint(parts.kb.fingerprint):
+        raise ValueError(
+            f"{parts.folder / TRIE} was built for another knowledge base or tokenizer. If neither was changed, delete "
+            f"it: it is made anew from {KB} when the linker is loaded."
+        )
+    special = {*formatter.tokenizer.all_special_ids} - {*formatter.bos, formatter.eos}
+    used = {name: token for name, token in formatter.tokenizer.get_vocab().items() if token not in special}
+    name, largest = max(used.items(), key=lambda item: item[1])
+    if largest >= embeddings:
+        raise ValueError(
+            f"The tokenizer of {parts.folder} has tokens up to number {largest} ({name!r}), but its model knows the "
+            f"first {embeddings}: it is another model's. Put the model's own tokenizer files there."
+        )
+
+
+def write_parts(folder: Path, targets: TargetNames, calibration: Calibration | None) -> None:
+    """Write what `read_parts` reads; the settings last, so that a folder that has them is complete.
+
+    Args:
+        folder: where to.
+        targets: names and trie of the linker.
+        calibration: None if it is not calibrated.
+    """
+    kb, formatter = targets.kb, targets.formatter
+    kb.to_parquet(folder / KB)
+    targets.trie.save(folder / TRIE)
     settings: dict[str, Any] = {
         "format": _FORMAT,
         "angel_trl_version": __version__,
-        "kb_fingerprint": parts.kb.fingerprint,
-        "mention_format": dataclasses.asdict(parts.mention_format),
+        "kb_fingerprint": kb.fingerprint,
+        "kb_normalization": kb.normalization,
+        "tokenizer_fingerprint": _tokenizer_fingerprint(formatter),
+        "mention_format": dataclasses.asdict(formatter.format),
     }
-    if parts.calibration is not None:
-        settings["calibration"] = parts.calibration.to_json()
+    if calibration is not None:
+        settings["calibration"] = calibration.to_json()
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _tokenizer_fingerprint(formatter: MentionFormatter) -> str:
+    """Identifies a tokenizer by what it makes of texts."""
+    return formatter.fingerprint("")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
     """The settings of a linker, checked; empty if there is no such file."""
     if not path.exists():
         return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}). Save or download the linker again.") from error
-    found = settings.get("format") if isinstance(settings, dict) else None
-    if found != _FORMAT:
-        raise ValueError(f"{path} has format {found!r}; this version reads {_FORMAT}.")
+    settings = json_object(path)
+    if settings.get("format") != _FORMAT:
+        raise ValueError(f"{path} has format {settings.get('format')!r}; this version reads {_FORMAT}.")
     missing = {"kb_fingerprint", "mention_format"} - set(settings)
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Save or download the linker again.")

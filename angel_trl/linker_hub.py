@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from angel_trl.linker_files import read_parts
+from angel_trl.linker_files import LINKER_FILES, read_parts
 from angel_trl.model_card import LinkerFacts, linker_card, public_results
 
 if TYPE_CHECKING:
@@ -17,14 +17,9 @@ if TYPE_CHECKING:
     from angel_trl.hub import Published
     from angel_trl.linker import EntityLinker
 
-__all__ = ["LINKER_FILES", "add_card", "push", "save"]
+__all__ = ["add_card", "push", "save"]
 
 CARD, RESULTS, CURVE = "README.md", "results.json", "learning_curve.png"
-LINKER_FILES = (
-    *("*.safetensors", "*.bin", "*.json", "kb.parquet", CURVE),
-    *("*.model", "vocab.txt", "merges.txt", "*.jinja", "additional_chat_templates/*"),
-)
-"""What transformers and angel_trl read of a linker's repository, as patterns of `publish_folder`."""
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -121,7 +116,8 @@ def push(
     """Publish a linker and its card to the Hub, all files or none, through `angel_trl.hub.publish_folder`.
 
     Files of an earlier linker or model that would be loaded with this one, or in its place (weights in several parts,
-    adapters, a tokenizer of another kind: `LINKER_FILES`) are deleted in the same commit; other files stay.
+    adapters, a tokenizer of another kind: `angel_trl.linker_files.LINKER_FILES`), are deleted in the same commit;
+    other files stay.
 
     Args:
         linker: the linker.

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedModel, Trainer
 
 from angel_trl.evaluation import evaluate_linking
+from angel_trl.hub import Published, PublishError
 from angel_trl.linker import EntityLinker
+from angel_trl.linker_hub import add_card
+from angel_trl.publishing import Destination, Outcome, announce, check_destination, hub_id, publish_run
 from angel_trl.targets import MentionSet, TargetNames
 from angel_trl.whole_model import WholeModel
+
+logger = logging.getLogger(__name__)
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
@@ -38,10 +46,13 @@ class SearchingTrainer(Trainer):
     Attributes:
         targets: the names and the formatter.
         whole_model: gives the model with all its weights.
+        card: what the cards of published linkers say, besides what the trainer knows: fields of
+            `angel_trl.model_card.Stated` such as `license`, `kb_license` and `datasets`.
     """
 
     targets: TargetNames
     whole_model: WholeModel
+    card: Mapping[str, Any] = MappingProxyType({})
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, as `transformers.Trainer.train` does; True resumes from the last checkpoint that is complete.
@@ -97,7 +108,123 @@ class SearchingTrainer(Trainer):
         """
         with self.whole_model.to_save() as model:
             if self.is_world_process_zero():
-                formatter = self.targets.formatter
-                tokenizer, kb, trie = formatter.tokenizer, self.targets.kb, self.targets.trie
-                EntityLinker(model, tokenizer, kb, formatter.format, trie).save_pretrained(folder)
+                self._write(model, Path(folder))
         self.accelerator.wait_for_everyone()
+
+    def write_linker(self, model: PreTrainedModel, folder: Path, **card: Any) -> None:
+        """Save a linker with its card; called by the first process only.
+
+        Args:
+            model: the model as it is now, whole.
+            folder: where to.
+            card: as `card` of this trainer, which it completes.
+        """
+        self._write(model, folder)
+        self._add_card(folder, **{**self.card, **card})
+
+    def _write(self, model: PreTrainedModel, folder: Path) -> None:
+        formatter = self.targets.formatter
+        tokenizer, kb, trie = formatter.tokenizer, self.targets.kb, self.targets.trie
+        EntityLinker(model, tokenizer, kb, formatter.format, trie).save_pretrained(folder)
+
+    # Publishing. transformers' own is not used: it creates repositories before there is anything to put in, sends what
+    # is in `output_dir`, and passes over failures. Where it would push, these methods are called.
+
+    def hub_destination(self) -> Destination:
+        """Where the linker is published, by `hub_model_id` and what goes with it.
+
+        Raises:
+            ValueError: if `hub_model_id` is not set.
+        """
+        if self.args.hub_model_id is None:
+            raise ValueError("hub_model_id is not set: give 'user/name', where the linker is to be published.")
+        args = self.args
+        return Destination(args.hub_model_id, None, args.hub_private_repo, args.hub_revision, token=args.hub_token)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """See that the linker can be published, as transformers calls this when a trainer is made.
+
+        Nothing is created on the Hub yet.
+
+        Args:
+            token: of the Hub; that of the configuration if None.
+            private: whether a new repository is private; what the configuration says if None.
+
+        Raises:
+            ValueError: as `hub_destination` and `check_destination`.
+            PublishError: as `check_destination`.
+        """
+        to = self._destination(token, private)
+        self.hub_model_id = to.model_id
+        if self.is_world_process_zero():
+            # Whether there are rounds of another run is seen when it is known whether this one goes on.
+            self.check_destination(dataclasses.replace(to, rounds=False))
+            announce(to)
+
+    def check_destination(self, to: Destination, own_rounds: Iterable[str] = ()) -> None:
+        """See that a run can be published, before it is made: `angel_trl.publishing.check_destination`."""
+        check_destination(to, own_rounds)
+
+    def _destination(self, token: str | None, private: bool | None, revision: str | None = None) -> Destination:
+        to = self.hub_destination()
+        given: dict[str, Any] = {"token": token, "private": private, "revision": revision}
+        return dataclasses.replace(to, **{name: value for name, value in given.items() if value is not None})
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        tag: str | None = None,
+        **card: Any,
+    ) -> Published | None:
+        """Publish the model as it is now as a linker with its card, all or nothing, and what else belongs to the run.
+
+        The linker is saved in `output_dir/linker` first. Called by all processes; the first one publishes. Callbacks
+        are not told: one of transformers' own would publish its records on its own account.
+
+        Args:
+            commit_message: title of the commit.
+            blocking: must be True: only the end shows whether all has been published.
+            token: of the Hub; that of the configuration if None.
+            revision: branch to publish to; that of the configuration if None.
+            private: whether a new repository is private; what the configuration says if None.
+            tag: a tag to set on what was published.
+            card: as `card` of this trainer, which it completes.
+
+        Returns:
+            What was published of the linker; None on other processes than the first.
+
+        Raises:
+            ValueError: if `blocking` is False, or as `hub_destination` and `angel_trl.linker_hub.add_card`.
+            PublishError: if something was not published; it says what is where. Everything is still in `output_dir`.
+        """
+        if not blocking:
+            raise ValueError("blocking is False, but only the end shows whether all is published: leave it out.")
+        to, folder = self._destination(token, private, revision), Path(self.args.output_dir) / "linker"
+        self.save_linker(folder)
+        if not self.is_world_process_zero():
+            return None
+        place = tag or (to.revision if to.revision != "main" else None)
+        card = {**self.card, **card}
+        self._add_card(folder, **{"repo_id": to.model_id, "revision": place, **card})
+        outcome = self._publish(folder, to, card, message=commit_message or "End of training", tag=tag)
+        if outcome.failures:
+            raise PublishError(f"Not all was published. What was is not sent again if you call this again.\n{outcome}")
+        logger.info("%s", outcome)
+        return outcome.published["model"]
+
+    def _publish(self, folder: Path, to: Destination, card: Mapping[str, Any], **commit: Any) -> Outcome:
+        return publish_run(folder, self.args.output_dir, to, card=card, **commit)
+
+    def _add_card(self, folder: Path, **card: Any) -> None:
+        card.pop("corpus_license", None)
+        add_card(folder, **{"base_model": hub_id(self.model.config._name_or_path), **card})
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: checkpoints are not published, and rounds by `RoundPublishingCallback`."""
+
+    def _finish_current_push(self) -> None:
+        """Nothing: there is none."""

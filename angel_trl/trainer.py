@@ -4,13 +4,13 @@ The seam to TRL, all of it: `_prepare_dataset` and `_precompute_ref_logps` (noth
 mentions, reference log-probabilities are mined), `compute_loss` (the loss itself is TRL's, and so is its fused head:
 `preference_head`), `evaluate` (by search), the attributes `loss_weights` and `_metrics`; and transformers'
 `_get_num_items_in_batch` (counts pairs), `_determine_best_metric` and `_save_checkpoint` (called to keep the model of
-the start). Tested with TRL 1.15 and 1.16.
+the start), and where it publishes (`searching_trainer`). Tested with TRL 1.15 and 1.16.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from transformers import (
 from trl import DPOTrainer
 
 from angel_trl.architectures import has_logits_bias, load_model, turn_off_dropout
-from angel_trl.callbacks import PairMiningCallback
+from angel_trl.callbacks import PairMiningCallback, RoundPublishingCallback
 from angel_trl.collator import PairCollator, RoundDataset, first_or_none
 from angel_trl.config import AngelConfig
 from angel_trl.decoding import score_names
@@ -38,7 +38,10 @@ from angel_trl.kb import KnowledgeBase
 from angel_trl.mention_batches import add_mention_batches
 from angel_trl.mentions import validate_mentions
 from angel_trl.mining import Scorer
+from angel_trl.model_card import Stated
 from angel_trl.preference_head import RowHead
+from angel_trl.publishing import Destination, Outcome, publish_run
+from angel_trl.round_publishing import RoundPublisher
 from angel_trl.searching_trainer import SearchingTrainer
 from angel_trl.targets import MentionSet, NearestNames, TargetNames, prepare_mentions
 from angel_trl.whole_model import WholeModel, base_model, without_adapters
@@ -51,7 +54,8 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
 
     Each round, `PairMiningCallback` searches a chunk of the training mentions with the current model and makes pairs
     of right names and wrong names preferred to them; an epoch over those mentions follows, in TRL's loss against the
-    model of the round's start. One `train()` runs all rounds under one learning-rate schedule.
+    model of the round's start. One `train()` runs all rounds under one learning-rate schedule. `push_to_hub` publishes
+    the linker with its card, and the pairs as a dataset.
 
     Args:
         model: an encoder-decoder or decoder-only model trained on right names, or its path or Hub id.
@@ -65,6 +69,8 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         optimizers: optimizer and scheduler, if not those of `args`.
         peft_config: adapter to train on top of the frozen model; of any kind that leaves the tokens as they are
             (LoRA and its kin, not prompt or prefix tuning).
+        card: what the cards of published linkers say, besides what is known here: fields of
+            `angel_trl.model_card.Stated`; and `corpus_license`, which the card of the pairs says.
 
     Raises:
         ValueError: for an unsupported architecture, adapter or way of distribution, or datasets without usable
@@ -90,6 +96,7 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
         peft_config: Any = None,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(model, str):
             options = dict(args.model_init_kwargs or {})
@@ -103,6 +110,8 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token
         _refuse(model, peft_config)
+        self.card = dict(card or {})
+        Stated(**{name: value for name, value in self.card.items() if name != "corpus_license"})
         turn_off_dropout(model)
         validate_mentions(train_dataset)
         validate_mentions(eval_dataset)
@@ -135,6 +144,9 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         self.accelerator.gather = self._gather_unequal
         self._without_pairs = self._nothing_gathered = False
         self._chosen_tokens = 0
+        self._rounds = RoundPublishingCallback(self)
+        if args.push_to_hub and self.hub_destination().rounds:
+            self.add_callback(self._rounds)
         self.add_callback(PairMiningCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
@@ -272,6 +284,25 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
             # transformers takes a best step of 0 for none. Set first, lest old checkpoints there displace this one.
             self.state.best_model_checkpoint = str(Path(self.args.output_dir) / "checkpoint-0")
             self._save_checkpoint(self.model, trial=None)
+
+    def hub_destination(self) -> Destination:
+        """Where linker, pairs and rounds are published: `AngelConfig.hub_destination`."""
+        return self.args.hub_destination()
+
+    @property
+    def round_publisher(self) -> RoundPublisher | None:
+        """What publishes the linkers of rounds while they are made, on the first process; None if nothing does."""
+        return self._rounds.publisher
+
+    def _finish_current_push(self) -> None:
+        self._rounds.wait()
+
+    def _add_card(self, folder: Path, **card: Any) -> None:
+        super()._add_card(folder, **{"results": {"settings": {"angel": self.args.to_dict()}}, **card})
+
+    def _publish(self, folder: Path, to: Destination, card: Mapping[str, Any], **commit: Any) -> Outcome:
+        said = {**card, "mining": self.args.mining_settings()}
+        return publish_run(folder, self.args.output_dir, to, card=said, rounds=self.round_publisher, **commit)
 
 
 class _NoReference(torch.nn.Module):

@@ -6,6 +6,11 @@
 Stages, each kept in its own folder of `output_dir`: positive-only (`positive/`), negative-aware rounds (`angel/`),
 evaluation on the test split (`linker/`, `results.json`, `report.md`, `learning_curve.png`). Every setting can be given
 on the command line or in the YAML file; `--help` lists them. The last line printed is one JSON object.
+
+    accelerate launch recipes/angel.py --push_to_hub --hub_model_id user/name [--hub_strategy every_save]
+
+publishes the linker, the mined pairs as the private dataset `user/name-pairs` and, if asked for, the linker of each
+round with a tag. What could not be published is by the same command with `--resume`, without training again.
 """
 
 import copy
@@ -13,25 +18,27 @@ import logging
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 CONFIGS = Path(__file__).parent / "configs"
 if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "--help") for a in sys.argv):
-    # The quickstart needs no network, and asks for none: said before any library is loaded.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # The quickstart needs no network, and asks for none unless it publishes: said before any library is loaded.
+    if not any(a.startswith(("--push_to_hub", "--push-to-hub")) for a in sys.argv):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv[1:1] = ["--config", str(CONFIGS / "quickstart.yaml")]
 
 import torch  # noqa: E402
+from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
-from reporting import Curve, command_to_try, evaluate_systems, last_line, write_report  # noqa: E402
+from publishing import Publication, PublishArguments, PublishingTrainer  # noqa: E402
+from reporting import Curve, command_to_try, earlier_results, evaluate_systems, last_line, write_report  # noqa: E402
 from stages import Stages, first_model, parse_settings, train_rounds  # noqa: E402
 
 from angel_trl import (  # noqa: E402
     AngelConfig,
-    AngelTrainer,
     EntityLinker,
     KnowledgeBase,
     MentionFormat,
@@ -54,7 +61,7 @@ logger = logging.getLogger("recipes.angel")
 
 
 @dataclass
-class RecipeArguments:
+class RecipeArguments(PublishArguments):
     """What the recipe needs besides `AngelConfig`, which holds the settings of the negative-aware stage."""
 
     model: str = field(
@@ -74,6 +81,7 @@ class RecipeArguments:
     kb: str | None = field(default=None, metadata={"help": "Knowledge base, likewise; default: the synthetic one."})
     fold: int | None = field(default=None, metadata={"help": "Which fold of AskAPatient."})
     level: Literal["general", "specific"] = field(default="general", metadata={"help": "Which id of COMETA."})
+    test_split: TestSplit = field(default="test", metadata={"help": TEST_SPLIT_HELP})
     max_words: int = field(default=384, metadata={"help": "Longest passage in words; longer ones lose context."})
     mention_normalization: str = field(default="genbioel", metadata={"help": "Rule applied to mentions."})
     abbreviations: str = field(
@@ -119,6 +127,12 @@ def parse_arguments(argv: list[str]) -> tuple[RecipeArguments, AngelConfig]:
     return parse_settings((RecipeArguments, AngelConfig), argv, CONFIGS)
 
 
+def settings_of(args: RecipeArguments) -> dict:
+    """What decides what is trained, without what is said of it."""
+    said = {setting.name for setting in fields(PublishArguments)}
+    return {name: value for name, value in vars(args).items() if name not in said}
+
+
 def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
     """The knowledge base, the corpus, and what was read, skipped and repaired."""
     if (args.corpus is None) != (args.kb is None):
@@ -134,9 +148,7 @@ def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
             raise SystemExit(str(error)) from error
         report = {"corpus": read.to_dict()}
         logger.log(logging.WARNING if read.skipped else logging.INFO, "read %s: %s", args.corpus, read.summary())
-    missing = {"train", "dev", "test"} - set(corpus)
-    if missing:
-        raise SystemExit(f"The corpus lacks the splits {sorted(missing)}; it has {sorted(corpus)}.")
+    corpus = scored_splits(corpus, args.test_split)
     for split in corpus.values():
         validate_mentions(split)
     report["kb"] = kb.statistics()
@@ -223,7 +235,9 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
     return [(steps + row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
 
 
-def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Path, folder: Path, to: Path) -> Curve:
+def train_angel(
+    args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Path, folder: Path, to: Path, told: Publication
+) -> Curve:
     """The negative-aware rounds, from the linker in `start`. Saves the best to `to` and returns its dev curve."""
     mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
     linkers = [folder for folder in (start, Path(args.model)) if (folder / "angel.json").exists()]
@@ -240,20 +254,28 @@ def train_angel(args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Pa
         train = concatenate_datasets([train.select_columns(made.column_names), made])
     angel = copy.copy(angel)
     angel.output_dir = str(folder)
-    trainer = AngelTrainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format)
-    return train_rounds(trainer, to, args.resume)
+    trainer = PublishingTrainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format, card=told.card)
+    curve = train_rounds(trainer, to, args.resume)
+    told.rounds = trainer.round_publisher
+    return curve
 
 
 def main() -> None:
     """Run the stages and report."""
     begin = time.time()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    args, angel = parse_arguments(sys.argv[1:])
+    # A line for each request to the Hub would hide the others.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    argv = sys.argv[1:]
+    args, angel = parse_arguments(argv)
+    publication = Publication(args, angel, model=args.model, corpus=args.corpus, kb=args.kb, argv=argv)
     stages = Stages(angel, args.resume, args.cpu_threads)
     output = stages.output
     positive, rounds, final = output / "positive", output / "angel", output / "linker"
     if args.skip_positive and args.skip_angel:
         raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
+    if stages.is_main:
+        publication.check(rounds, resume=args.resume, skip_angel=args.skip_angel)
     kb, corpus, data = load_data(args)
     replaced = [] if args.skip_positive else [positive]
     replaced += [] if args.skip_angel else [rounds, final]
@@ -266,21 +288,30 @@ def main() -> None:
     if (positive / "angel.json").exists():
         linkers["positive-only"] = positive
     if not args.skip_angel:
-        run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final)
+        run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final, publication)
         before = curves["positive-only"][-1][0] if "positive-only" in curves else 0
         curve = stages.run(rounds, final, run)
         curves["ANGEL"] = [(before + step, value) for step, value in curve]
         linkers["ANGEL"] = final
     if stages.is_main:
-        results = {"settings": {"recipe": vars(args), "angel": angel.to_dict()}, "data": data}
-        results |= evaluate_systems(
-            linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu, angel.within_types
-        )
+        settings = {"recipe": settings_of(args), "angel": angel.to_dict()}
+        results = earlier_results(output, settings, linkers) if args.resume else None
+        if results is None:
+            results = {"settings": settings, "data": data}
+            results |= evaluate_systems(
+                linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu, angel.within_types, output
+            )
         name = "the synthetic quickstart" if args.corpus is None else Path(args.corpus).name
-        write_report(output, results, curves, f"ANGEL on {name}, test split ({len(corpus['test'])} mentions)")
+        write_report(
+            output, results, curves, f"ANGEL on {name}, {args.test_split} split ({len(corpus['test'])} mentions)"
+        )
         linker = list(linkers.values())[-1]
+        publication.add_card(linker, results, output / "learning_curve.png" if curves else None)
         print(f"\nThe linker is in {linker}. Try it:\n  {command_to_try(linker, corpus['test'])}\n")
-        print(last_line(results, linker, begin), flush=True)
+        outcome = publication.publish(linker, rounds)
+        print(last_line(results, linker, begin, outcome.to_dict()), flush=True)
+        if outcome.failures:
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

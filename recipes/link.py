@@ -43,6 +43,7 @@ from transformers import HfArgumentParser
 
 from angel_trl import EntityLinker
 from angel_trl.corpus_linking import LinkingSettings, link_corpus
+from angel_trl.corpus_linking.processes import gathered, together
 from angel_trl.linker_files import find_folder
 
 logger = logging.getLogger("recipes.link")
@@ -61,6 +62,13 @@ class LinkArguments:
         metadata={"help": "Folder for the answers; one with a stopped run of the same goes on with it."}
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a linker on the Hub."})
+    kb: str | None = field(
+        default=None,
+        metadata={
+            "help": "A knowledge base to link to in place of the linker's own (file, folder, URL or dataset on the "
+            "Hub); with it the linker may be a plain model, such as dmis-lab/ANGEL_ncbi."
+        },
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "Of the weights; bfloat16 for speed on a GPU."}
     )
@@ -86,15 +94,22 @@ def parse_arguments(argv: list[str]) -> tuple[LinkArguments, LinkingSettings]:
         raise SystemExit(str(error)) from error
 
 
+def _find(args: LinkArguments) -> Path:
+    return find_folder(args.linker, args.revision, with_kb=args.kb is None)
+
+
 def load_linker(args: LinkArguments, state: PartialState) -> tuple[EntityLinker, dict[str, str | None]]:
-    """The linker, and where it came from; the first process fetches it for all."""
-    with state.main_process_first():
-        folder = find_folder(args.linker, args.revision)
+    """The linker, and where it came from."""
+    commit = None
+    if not Path(args.linker).exists():
+        # The first process says which commit it is for all, whatever is published meanwhile.
+        folder = together(lambda: _find(args) if state.is_main_process else None)
+        (commit,) = gathered([] if folder is None else [folder.name])
     device = state.device if state.device.type != "cpu" else "cpu"
-    linker = EntityLinker.from_pretrained(folder, device=device, dtype=getattr(torch, args.dtype))
-    # A folder of the cache is named after the commit that it holds.
-    commit = None if Path(args.linker).is_dir() else folder.name
-    return linker, {"linker": args.linker, "revision": args.revision, "commit": commit}
+    linker = EntityLinker.from_pretrained(
+        args.linker, revision=commit or args.revision, kb=args.kb, device=device, dtype=getattr(torch, args.dtype)
+    )
+    return linker, {"linker": args.linker, "revision": args.revision, "commit": commit, "kb": args.kb}
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits
 from reporting import Curve, evaluate_systems, last_line, write_report
 from stages import Stages, first_model, parse_settings, train_rounds
 
@@ -53,6 +54,7 @@ class PretrainArguments:
     corpus: str | None = field(
         default=None, metadata={"help": "Corpus on whose test split both stages are scored; never trained on."}
     )
+    test_split: TestSplit = field(default="test", metadata={"help": TEST_SPLIT_HELP})
     max_words: int = field(default=384, metadata={"help": "Longest passage in words; longer ones lose context."})
     mention_normalization: str = field(default="genbioel", metadata={"help": "Rule applied to mentions."})
     passes: float = field(default=3.0, metadata={"help": "How often each name is a mention in the first stage."})
@@ -130,11 +132,16 @@ def main() -> None:
     begin = time.time()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     args, angel = parse_settings((PretrainArguments, AngelConfig), sys.argv[1:], CONFIGS)
+    if angel.push_to_hub:
+        raise SystemExit(
+            "recipes/pretrain.py publishes nothing. Publish what it saved: "
+            'EntityLinker.from_pretrained("OUTPUT_DIR/linker").push_to_hub("user/name").'
+        )
     stages = Stages(angel, args.resume, args.cpu_threads)
     positive, rounds, final = (stages.output / name for name in ("positive", "angel", "linker"))
     try:
         kb = read_knowledge_base(args.kb)
-        corpus = read_corpus(args.corpus)[0] if args.corpus else None
+        corpus = scored_splits(read_corpus(args.corpus)[0], args.test_split) if args.corpus else None
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
     stages.clear([positive] if args.skip_angel else [positive, rounds, final])
@@ -152,8 +159,10 @@ def main() -> None:
         print(json.dumps({"dev": curves, "linker": str(linker), "seconds": round(time.time() - begin, 1)}), flush=True)
         return
     results["data"] = {"kb": kb.statistics()}
-    results |= evaluate_systems(linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu)
-    title = f"Pre-trained on {Path(args.kb).name} alone, {Path(args.corpus).name}, test split"
+    results |= evaluate_systems(
+        linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu, output=stages.output
+    )
+    title = f"Pre-trained on {Path(args.kb).name} alone, {Path(args.corpus).name}, {args.test_split} split"
     write_report(stages.output, results, curves, title)
     print(last_line(results, linker, begin), flush=True)
 

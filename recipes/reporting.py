@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
+from predictions import Answers, keep
 
 from angel_trl import EntityLinker, KnowledgeBase, paired_difference, score
 from angel_trl.evaluation import evaluate_linking
@@ -26,6 +27,7 @@ def evaluate_systems(
     num_beams: int,
     cpu: bool,
     within_types: bool = False,
+    output: Path | None = None,
 ) -> dict:
     """Score string lookup and the linkers on the test split: `test` (a row a system), `counts` and `difference`.
 
@@ -33,7 +35,7 @@ def evaluate_systems(
     """
     test = corpus["test"]
     scored = {"groups": list(test["document_id"]), "bootstrap": bootstrap}
-    trained, predictions, counts = {}, {}, {}
+    trained, predictions, answers, counts = {}, {}, {}, {}
     for name, folder in linkers.items():
         linker = EntityLinker.from_pretrained(folder, device="cpu" if cpu else None)
         mentions = prepare_mentions(test, linker.targets)
@@ -47,11 +49,15 @@ def evaluate_systems(
             progress=f"testing {name}",
         )
         trained[name], predictions[name] = result.metrics, result.predictions
+        answers[name] = Answers.of_linker(result, linker.kb)
         references = mentions.references
     for split in corpus:
         counts[split] = prepare_mentions(corpus[split], linker.targets, for_training=split == "train").report
     floors = {LOOKUP: StringLookup(kb), LOOKUP_TRAIN: StringLookup(kb, corpus["train"])}
-    rows = {name: score(floor.predict(test), references, **scored) for name, floor in floors.items()}
+    looked_up = {name: Answers.of_lookup(floor.predict(test), test["mention"]) for name, floor in floors.items()}
+    rows = {name: score(found.ids, references, **scored) for name, found in looked_up.items()}
+    if output is not None:
+        keep(output, looked_up | answers, test, corpus["train"], kb, references)
     counts["names no model can write"] = len(linker.targets.unreachable)
     results = {"test": rows | trained, "counts": counts, "within_types": within_types}
     if len(predictions) == 2:
@@ -85,8 +91,34 @@ def write_report(output: Path, results: dict, curves: dict[str, Curve], title: s
     (output / "results.json").write_text(json.dumps(results, indent=2, default=str), encoding="utf-8")
 
 
-def last_line(results: dict, linker: Path, begin: float) -> str:
-    """What a program reads: the scores of each system, the linker and the seconds taken."""
+def earlier_results(output: Path, settings: dict, linkers: dict[str, Path]) -> dict | None:
+    """The results in `output` if they are of these linkers under these settings, wherever they are published."""
+    path = output / "results.json"
+    made = [(linker / "angel.json").stat().st_mtime_ns for linker in linkers.values()]
+    kept = path.exists() and (output / "predictions.parquet").exists()
+    if not kept or path.stat().st_mtime_ns < max(made):
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if set(linkers) - set(results["test"]) or _deciding(results["settings"]) != _deciding(settings):
+        return None
+    return results
+
+
+def _deciding(settings: dict) -> dict:
+    """Settings without those that decide nothing about scores, as JSON holds them."""
+    told = json.loads(json.dumps(settings, default=str))
+    return {
+        part: {
+            name: value
+            for name, value in of.items()
+            if name not in ("resume", "push_to_hub", "disable_tqdm", "cpu_threads") and not name.startswith("hub_")
+        }
+        for part, of in told.items()
+    }
+
+
+def last_line(results: dict, linker: Path, begin: float, published: dict | None = None) -> str:
+    """What a program reads: the scores of each system, the linker, what was published and the seconds taken."""
 
     def scores(row: dict | None) -> dict | None:
         return row and {key: round(row[key], 2) for key in ("acc@1", "acc@5", "mrr", "acc@1_strict")}
@@ -98,7 +130,8 @@ def last_line(results: dict, linker: Path, begin: float) -> str:
         "positive_only": scores(rows.get("positive-only")),
         "angel": scores(rows.get("ANGEL")),
     }
-    return json.dumps(line | {"linker": str(linker), "seconds": round(time.time() - begin, 1)})
+    line |= {"linker": str(linker)} | ({} if published is None else {"published": published})
+    return json.dumps(line | {"seconds": round(time.time() - begin, 1)})
 
 
 def command_to_try(linker: Path, test: Dataset) -> str:

@@ -53,7 +53,10 @@ def parse_settings(kinds: tuple[type, ...], argv: list[str], presets: Path) -> A
         unknown = parser.set_defaults_with_config(**config)
         if unknown:
             raise SystemExit(f"{path} has unknown settings: {' '.join(unknown)}. --help lists those there are.")
-    return parser.parse_args_into_dataclasses(args=argv)
+    try:
+        return parser.parse_args_into_dataclasses(args=argv)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 def first_model(model: str, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -12,3 +12,8 @@ PREPARE = f"python recipes/prepare.py --corpus path/to/ncbi_disease --kb {_MEDIC
 PRETRAIN = (
     f"accelerate launch recipes/pretrain.py --config recipes/configs/pretrain.yaml --model scratch-small --kb {_MEDIC}"
 )
+LINK = (
+    "accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/link.py --linker runs/quickstart/linker "
+    "--input abstracts.pubtator.gz --output linked --format pubtator"
+)
+PUBLISH = "accelerate launch recipes/angel.py --push_to_hub --hub_model_id user/name"

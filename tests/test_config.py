@@ -9,6 +9,7 @@ from accelerate.parallelism_config import ParallelismConfig
 from trl import DPOConfig, TrlParser
 
 from angel_trl.config import REFUSED, AngelConfig
+from angel_trl.publishing import Destination
 
 # Settings of TRL and transformers that do here what their documentation says.
 _HONOURED = """
@@ -24,7 +25,7 @@ _HONOURED = """
     eval_strategy eval_steps eval_delay load_best_model_at_end metric_for_best_model greater_is_better
     save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
     restore_callback_states_from_checkpoint resume_from_checkpoint
-    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
+    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_revision
     full_determinism seed data_seed use_cpu accelerator_config
     dataloader_drop_last dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order train_sampling_strategy
@@ -80,6 +81,7 @@ OTHER = {
     "dataloader_persistent_workers": True,
     "ignore_data_skip": True,
     "parallelism_config": ParallelismConfig(),
+    "hub_always_push": True,
 }
 
 
@@ -108,6 +110,13 @@ def config(tmp_path, **settings):
         ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config asks for dispatch_batches or split"),
         ({"accelerator_config": {"split_batches": True}}, "accelerator_config asks for dispatch_batches or split"),
         ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "activation_checkpointing_kwargs has use_ree"),
+        ({"hub_strategy": "checkpoint"}, "hub_strategy is 'checkpoint'; choose one of end, every_save: linkers are"),
+        ({"push_to_hub": True}, "push_to_hub needs hub_model_id: give 'user/name'"),
+        ({"push_to_hub": True, "hub_model_id": "model"}, "'model' is no id of a Hub repository"),
+        (
+            {"push_to_hub": True, "hub_model_id": "a/b", "hub_strategy": "every_save", "save_strategy": "best"},
+            "hub_strategy is 'every_save', which publishes each round when it is saved, but save_strategy is 'best'",
+        ),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "activation_checkpointing_kwargs has use_reent"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -173,6 +182,20 @@ def test_a_configuration_can_be_made_again_of_its_own_values(tmp_path):
     again = dataclasses.replace(made, learning_rate=0.5)
     assert (again.num_rounds, again.beta, again.reference, again.within_types) == (7, 0.2, "initial", True)
     assert again.learning_rate == 0.5
+
+
+def test_a_run_is_published_where_the_settings_say(tmp_path):
+    made = config(tmp_path, push_to_hub=True, hub_model_id="user/model")
+    assert made.hub_destination() == Destination("user/model", "user/model-pairs")
+    more = {"hub_pairs_id": "none", "hub_private_repo": False, "hub_revision": "tuned", "hub_token": "hf_x"}
+    made = dataclasses.replace(made, hub_strategy="every_save", **more)
+    assert made.hub_destination() == Destination("user/model", None, False, "tuned", rounds=True, token="hf_x")
+    assert dataclasses.replace(made, hub_pairs_id="user/mined").hub_destination().pairs_id == "user/mined"
+
+
+def test_what_is_mined_is_decided_by_settings_that_are_told(tmp_path):
+    told = config(tmp_path, num_beams=7, seed=3).mining_settings()
+    assert (told["num_beams"], told["seed"], told["absent_gold"]) == (7, 3, "nearest")
 
 
 def test_checkpointing_of_activations_is_off_unless_asked_for(tmp_path):

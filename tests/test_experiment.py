@@ -1,6 +1,9 @@
 """Experiments: every YAML can be run as it stands, runs that are done are not done again, scores are collected."""
 
+import fcntl
+import importlib.util
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -29,13 +32,19 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def parsers():
-    """What reads the command line of each recipe."""
+    """What reads the command line of each recipe, into dataclasses."""
     arguments, path = list(sys.argv), list(sys.path)
     sys.path.insert(0, str(ROOT / "recipes"))
     try:
         import angel
         import pretrain
         from stages import parse_settings
+
+        # A benchmark has the same name.
+        found = importlib.util.spec_from_file_location("recipe_baselines", ROOT / "recipes" / "baselines.py")
+        baselines = importlib.util.module_from_spec(found)
+        sys.modules[found.name] = baselines
+        found.loader.exec_module(baselines)
     finally:
         sys.argv[:], sys.path[:] = arguments, path
     return {
@@ -43,6 +52,7 @@ def parsers():
         "pretrain": lambda argv: parse_settings(
             (pretrain.PretrainArguments, angel.AngelConfig), argv, pretrain.CONFIGS
         ),
+        "baselines": lambda argv: parse_settings((baselines.BaselineArguments,), argv, baselines.CONFIGS),
     }
 
 
@@ -57,20 +67,20 @@ def test_every_setting_of_every_experiment_is_one_of_its_recipe(experiment, pars
     for one in read.runs:
         command = one.command("DATA", "RUNS", 7)
         assert command[:3] == ["accelerate", "launch", f"recipes/{one.recipe}.py"]
-        arguments, angel = parsers[one.recipe](command[3:])
-        assert angel.output_dir == f"RUNS/{one.name}"
-        assert (angel.seed, arguments.resume) == (7, True)
+        settings = {name: value for kind in parsers[one.recipe](command[3:]) for name, value in vars(kind).items()}
+        assert settings["output_dir"] == f"RUNS/{one.name}"
+        assert (settings["seed"], settings["resume"]) == (7, True)
         assert "$" not in shlex.join(command)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_a_run_starts_from_models_of_earlier_runs_only(experiment, path):
-    seen = set()
+def test_every_run_is_on_one_thread_of_a_cpu(experiment, path):
+    # Two processes of the runner then share two cores, and core-seconds are known.
     for one in experiment.read_experiment(path).runs:
-        model = str(one.settings.get("model", ""))
-        if model.startswith("${runs}/"):
-            assert model.split("/")[1] in seen
-        seen.add(one.name)
+        assert (one.settings["use_cpu"], one.settings["cpu_threads"]) == (True, 1)
+
+
+ONE = "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel}]\n"
 
 
 @pytest.mark.parametrize(
@@ -80,12 +90,172 @@ def test_a_run_starts_from_models_of_earlier_runs_only(experiment, path):
         ("title: x\nseeds: [0]\nruns: [{name: a, recipe: nothing}]", "'nothing', which is not in recipes/"),
         ("title: x\nseeds: [0]\nruns: [{name: a, recipe: angel, lr: 1}]", "unexpected keyword argument 'lr'"),
         ("title: x\nseeds: [0]\nruns: [{name: a, recipe: angel}, {name: a, recipe: angel}]", "the same name"),
+        (
+            "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel, settings: {model: '${runs}/b/linker'}}]",
+            "run 'a' needs 'b', which is no run before it",
+        ),
+        (ONE + "systems: {ANGEL: b/ANGEL}", "system 'ANGEL' is 'b/ANGEL'; give run/system, a run among .'a'."),
+        (ONE + "systems: {ANGEL: a}", "system 'ANGEL' is 'a'; give run/system"),
+        (ONE + "systems: {x: a/ANGEL}\ndifferences: [[x, y]]", "difference .'x', 'y'. must be two of the systems"),
+        (ONE + "systems: {x: a/ANGEL}\ncurves: {all: [x, y]}", "the curve 'all' is of .'x', 'y'., which are not all"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused_by_name(experiment, tmp_path, content, message):
     (tmp_path / "bad.yaml").write_text(content)
     with pytest.raises(ValueError, match=f"bad.yaml: .*{message}"):
         experiment.read_experiment(tmp_path / "bad.yaml")
+
+
+FIRST = """title: first
+seeds: [0]
+runs:
+  - {name: pre, recipe: pretrain}
+  - {name: angel, recipe: angel, settings: {model: "${runs}/pre/linker"}}
+  - {name: other, recipe: angel}
+  - {name: lookups, recipe: baselines}
+"""
+SECOND = """title: second
+seeds: [0]
+uses: first
+runs:
+  - {name: more, recipe: angel, settings: {model: "${runs}/angel/positive"}}
+systems: {lookup: lookups/lookup, more: more/ANGEL}
+"""
+
+
+def test_an_experiment_has_of_another_what_it_needs_and_keeps_it_in_the_same_folder(experiment, tmp_path):
+    (tmp_path / "first.yaml").write_text(FIRST)
+    (tmp_path / "second.yaml").write_text(SECOND)
+    read = experiment.read_experiment(tmp_path / "second.yaml")
+    assert [run.name for run in read.runs] == ["pre", "angel", "lookups", "more"]
+    assert (read.name, read.folder) == ("second", "first")
+    assert read.systems == {"lookup": ("lookups", "lookup"), "more": ("more", "ANGEL")}
+
+
+@pytest.fixture
+def made(experiment, monkeypatch):
+    """The runner with a recipe that writes `results.json` and fails while there is a file `fail`."""
+    program = (
+        "import json, pathlib, sys; folder = pathlib.Path(sys.argv[1]); print('hello');"
+        "sys.exit(3) if (folder / 'fail').exists() else (folder / 'results.json').write_text(json.dumps({'test': {}}))"
+    )
+
+    def command(self, data, runs, seed):
+        return [sys.executable, "-c", program, f"{runs}/{self.name}", *map(str, self.settings.values())]
+
+    monkeypatch.setattr(experiment.Run, "command", command)
+    return experiment
+
+
+def test_a_run_is_made_once(made, tmp_path):
+    one = made.Run("one", "angel")
+    assert made.do(one, "data", tmp_path, 0) is True
+    result = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert set(result) == {"command", "seconds", "date", "git", "hardware", "versions"}
+    assert "RUNS/one" in result["command"]
+    assert made.do(one, "data", tmp_path, 0) is False
+    assert (tmp_path / "one" / "log.txt").read_text() == "hello\n"
+
+
+def test_seconds_are_those_of_all_attempts(made, tmp_path):
+    one = made.Run("one", "angel")
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "fail").touch()
+    with pytest.raises(SystemExit, match="one failed"):
+        made.do(one, "data", tmp_path, 0)
+    (folder / "fail").unlink()
+    attempts = json.loads((folder / "attempts.json").read_text())
+    assert attempts[0]["end"] >= attempts[0]["begin"]
+    # It was killed: the last that is known of it is its log.
+    del attempts[0]["end"]
+    (folder / "attempts.json").write_text(json.dumps(attempts))
+    os.utime(folder / "log.txt", (attempts[0]["begin"] + 500,) * 2)
+    made.do(one, "data", tmp_path, 0)
+    assert 500 <= json.loads((folder / "run.json").read_text())["seconds"] < 600
+    assert len(json.loads((folder / "attempts.json").read_text())) == 2
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(made, tmp_path):
+    one = made.Run("one", "angel")
+    (tmp_path / "one").mkdir()
+    with (tmp_path / "one" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert made.do(one, "data", tmp_path, 0) is False
+        assert not (tmp_path / "one" / "log.txt").exists()
+    assert made.do(one, "data", tmp_path, 0) is True
+
+
+def test_a_run_waits_for_the_run_it_starts_from(made, tmp_path):
+    second = made.Run("second", "angel", {"model": "${runs}/one/linker"})
+    assert made.do(second, "data", tmp_path, 0) is False
+    assert not (tmp_path / "second").exists()
+    made.do(made.Run("one", "angel"), "data", tmp_path, 0)
+    assert made.do(second, "data", tmp_path, 0) is True
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_run_whose_settings_have_changed_is_neither_taken_nor_gone_on_with(made, tmp_path, fails):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    if fails:
+        (folder / "fail").touch()
+        with pytest.raises(SystemExit, match="one failed"):
+            made.do(made.Run("one", "angel", {"beta": 0.1}), "data", tmp_path, 0)
+    else:
+        made.do(made.Run("one", "angel", {"beta": 0.1}), "data", tmp_path, 0)
+    with pytest.raises(SystemExit, match=r"(?s)made by another command .* 0\.1\n.* 0\.5\n.*another name"):
+        made.do(made.Run("one", "angel", {"beta": 0.5}), "data", tmp_path, 0)
+
+
+@pytest.fixture
+def main(made, monkeypatch, tmp_path):
+    """`main` of the runner on the experiment `first` with two seeds."""
+    (tmp_path / "first.yaml").write_text(FIRST.replace("[0]", "[0, 1]"))
+    (tmp_path / "results").mkdir()
+
+    def call(*arguments):
+        given = [tmp_path / "first.yaml", "--output_dir", tmp_path / "runs", "--results", tmp_path / "results"]
+        monkeypatch.setattr(sys, "argv", ["experiment.py", *map(str, given), *arguments])
+        made.main()
+        found = json.loads((tmp_path / "results" / "first.json").read_text())
+        return {name: list(seeds) for name, seeds in found["runs"].items()}
+
+    return call
+
+
+def test_only_some_runs_and_seeds_are_made(main, caplog):
+    assert main("--only", "pre", "other", "--seed", "1") == {"pre": ["1"], "other": ["1"]}
+    assert main("--only", "angel") == {"pre": ["1"], "angel": ["1"], "other": ["1"]}
+    assert "not done: angel (seed 0)" in caplog.text
+
+
+def test_what_is_done_is_collected_without_making_a_run(main, tmp_path):
+    main("--only", "other", "--seed", "0")
+    (tmp_path / "results" / "first.json").unlink()
+    assert main("--collect") == {"other": ["0"]}
+
+
+def test_what_had_to_wait_is_made_in_a_later_turn(main, made, monkeypatch):
+    do, tries = made.do, []
+
+    def at_second_sight(run, *arguments):
+        # Another process is at it in the first turn.
+        tries.append(run.name)
+        return False if run.name == "pre" and tries.count("pre") == 1 else do(run, *arguments)
+
+    monkeypatch.setattr(made, "do", at_second_sight)
+    assert main("--seed", "0") == {name: ["0"] for name in ("pre", "angel", "other", "lookups")}
+    assert tries == ["pre", "angel", "other", "lookups"] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--only", "x"], "--only: .'x'. are not all in"), (["--seed", "7"], "--seed: .7. are not all in")],
+)
+def test_runs_and_seeds_that_there_are_not_are_named(main, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(*arguments)
 
 
 @pytest.fixture(scope="module")

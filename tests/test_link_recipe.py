@@ -1,20 +1,28 @@
 """The linking recipe as a user runs it: real processes, killed and started again, one and two of them."""
 
+import gzip
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from hub_server import HubServer
+from readme_commands import LINK
 
 from angel_trl import EntityLinker
 from angel_trl.corpus_linking import LinkingSettings, link_corpus
+from angel_trl.corpus_linking.shards import read_stamp
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"shard_mentions": 4, "batch_size": 4, "format": "pubtator", "once": True}
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 OPTIONS = [part for name, value in (SETTINGS | {"cpu_threads": 1}).items() for part in (f"--{name}", str(value))]
 
 
@@ -58,7 +66,7 @@ def content(folder):
 @pytest.mark.timeout(240)
 def test_killed_and_started_again_with_two_processes_it_ends_with_the_bytes_of_one(linker, corpus, tmp_path):
     whole, output = tmp_path / "whole", tmp_path / "out"
-    description = {"linker": str(linker), "revision": None, "commit": None}
+    description = {"linker": str(linker), "revision": None, "commit": None, "kb": None}
     settings = LinkingSettings(**SETTINGS)
     reference = link_corpus(EntityLinker.from_pretrained(linker), corpus, whole, settings, description=description)
     assert reference.shards == 80
@@ -80,9 +88,8 @@ def test_killed_and_started_again_with_two_processes_it_ends_with_the_bytes_of_o
     there = len(list((output / "links").glob("*.parquet")))
     assert 3 <= there < 80
     assert not (output / "report.json").exists()
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     done = subprocess.run(
-        [*launch, "--config_file", "recipes/accelerate/ddp.yaml", *arguments],
+        [*ACCELERATE, "--config_file", "recipes/accelerate/ddp.yaml", *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -100,6 +107,24 @@ def test_killed_and_started_again_with_two_processes_it_ends_with_the_bytes_of_o
     assert found == content(whole)
 
 
+def test_few_mentions_are_linked_at_a_time_the_longest_texts_first(linker, tmp_path, monkeypatch):
+    """So that the bar moves, and batches are of similar length."""
+    texts = [f"{'so ' * (number * 7 % 40)}gout" for number in range(40)]
+    rows = [{"text": text, "start": len(text) - 4, "end": len(text)} for text in texts]
+    (tmp_path / "mentions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded, asked = EntityLinker.from_pretrained(linker), []
+    inner = loaded.link_batch
+    monkeypatch.setattr(loaded, "link_batch", lambda rows, **options: asked.append([*rows]) or inner(rows, **options))
+    link_corpus(loaded, tmp_path / "mentions.jsonl", tmp_path / "out", LinkingSettings(batch_size=2))
+    sizes = [[len(row["text"]) for row in rows] for rows in asked if rows]
+    assert [len(some) for some in sizes] == [16, 16, 8]
+    assert min(sizes[0]) > max(sizes[1])
+    assert min(sizes[1]) > max(sizes[2])
+    shard = pq.read_table(tmp_path / "out" / "links" / "mentions.jsonl-000000.parquet")
+    assert shard["record"].to_pylist() == list(range(1, 41))
+    assert shard["start"].to_pylist() == [row["start"] for row in rows]
+
+
 def run_here(recipe, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["link.py", *map(str, arguments)])
     recipe.main()
@@ -115,23 +140,96 @@ def test_the_last_line_is_one_json_object(recipe, linker, corpus, tmp_path, monk
     assert json.loads((output / "run.json").read_text())["description"]["linker"] == str(linker)
 
 
-def test_of_a_linker_on_the_hub_the_commit_is_kept(recipe, linker, corpus, tmp_path, monkeypatch):
-    cached = tmp_path / "snapshots" / "0123abc"
-    cached.parent.mkdir()
-    cached.symlink_to(linker)
-    monkeypatch.setattr(recipe, "find_folder", lambda name, revision: cached)
-    source, output = corpus / "0.txt", tmp_path / "out"
-    arguments = ("--linker", "user/name", "--revision", "v1", "--input", source, "--output", output)
-    run_here(recipe, monkeypatch, *arguments, "--cpu_threads", 1)
-    description = json.loads((output / "run.json").read_text())["description"]
-    assert description | {"linker": "user/name", "revision": "v1", "commit": "0123abc"} == description
+@pytest.mark.timeout(240)
+def test_the_command_of_the_readme_links_with_two_processes(linker, corpus, tmp_path, small_kb):
+    documents = (corpus / "0.txt").read_text()
+    (tmp_path / "abstracts.pubtator.gz").write_bytes(gzip.compress(documents.encode()))
+    places = {
+        "runs/quickstart/linker": linker,
+        "abstracts.pubtator.gz": tmp_path / "abstracts.pubtator.gz",
+        "linked": tmp_path / "linked",
+    }
+    command = [str(places.get(part, part)) for part in shlex.split(LINK)]
+    assert command[:2] == ["accelerate", "launch"]
+    done = subprocess.run(
+        [*ACCELERATE, *command[2:], *("--shard_mentions", "80", "--cpu_threads", "1")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert (result["processes"], result["mentions"], result["skipped"], result["shards"]) == (2, 160, 0, 2)
+    shards = sorted((tmp_path / "linked" / "pubtator").iterdir())
+    lines = b"".join(gzip.decompress(shard.read_bytes()) for shard in shards).decode().splitlines()
+    # The input, with an id behind each mention.
+    assert ["\t".join(line.split("\t")[:5]) for line in lines] == documents.splitlines()
+    ids = {concept_id for line in lines if "\t" in line for concept_id in line.split("\t")[5].split("|")}
+    assert ids <= {concept.id for concept in small_kb.concepts}
+    assert len(ids) > 1
+    # What is seen while it works.
+    assert re.search(r"linking \(process 1 of 2\): .*\d+/80 \[\S+<\S+, +[\d.]+ mentions/s\]", done.stderr)
+
+
+@pytest.mark.timeout(240)
+def test_linker_and_corpus_come_from_the_hub_and_their_revisions_are_kept(linker, corpus, tmp_path, small_kb):
+    files = {path.name: path.read_bytes() for path in linker.iterdir()}
+    small_kb.save_pretrained(tmp_path / "kb")
+    with HubServer() as hub:
+        repo = hub.create("model", "tester/linker", files)
+        repo.tags["v1"] = repo.branches["main"]
+        hub.push("model", "tester/linker", {"angel.json": None, "kb.parquet": None})
+        texts = {f"data/{path.name}": path.read_bytes() for path in corpus.iterdir()}
+        hub.create("dataset", "tester/corpus", {"README.md": b"---\nlicense: mit\n---\n", **texts})
+        hub.create("dataset", "tester/kb", {"kb.parquet": (tmp_path / "kb" / "kb.parquet").read_bytes()})
+        environment = hub.environment(tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
+
+        def run(*arguments, **more):
+            command = ["recipes/link.py", "--linker", "tester/linker", "--input", "tester/corpus", *arguments]
+            done = subprocess.run(
+                [sys.executable, *command, *OPTIONS], cwd=ROOT, env=environment | more, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            return json.loads(done.stdout.splitlines()[-1])
+
+        result = run("--revision", "v1", "--output", str(tmp_path / "tagged"))
+        assert (result["mentions"], result["shards"]) == (320, 80)
+        # What main has is a plain model, which takes a knowledge base.
+        run("--kb", "tester/kb", "--output", str(tmp_path / "plain"))
+        # Offline, a run that is done does nothing.
+        before = len(hub.requests)
+        again = run("--revision", "v1", "--output", str(tmp_path / "tagged"), HF_HUB_OFFLINE="1")
+        assert (again["linked_now"], len(hub.requests)) == (0, before)
+    tagged, plain = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("tagged", "plain"))
+    assert (
+        tagged["description"]
+        | {
+            "linker": "tester/linker",
+            "revision": "v1",
+            "commit": repo.tags["v1"],
+            "kb": None,
+            "input": "tester/corpus",
+        }
+        == tagged["description"]
+    )
+    assert (plain["description"]["commit"], plain["description"]["kb"]) == (repo.branches["main"], "tester/kb")
+    assert tagged["run"]["knowledge_base"] == plain["run"]["knowledge_base"] == small_kb.fingerprint
+    report = json.loads((tmp_path / "tagged" / "report.json").read_text())
+    assert report["files left alone"] == {"README.md": "starts with '---'"}
+    first = "links/data/0.txt-000000.parquet"
+    assert read_stamp(tmp_path / "tagged" / first)["commit"] == repo.tags["v1"]
+    rows = [pq.read_table(tmp_path / name / first).to_pylist() for name in ("tagged", "plain")]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"--input": "nowhere"}, "no file or folder at nowhere"),
-        ({"--linker": "tests"}, "tests has no kb.parquet"),
+        ({"--linker": "tests"}, "tests has no config.json"),
+        ({"--linker": "runs/none/linker"}, "no folder runs/none/linker here, and that is not the id of a Hub"),
+        ({"--revision": "v1"}, "a revision .'v1'. is for repositories on the Hub only"),
         ({"--shard_mentions": 0}, "shard_mentions is 0"),
         ({"--types": "Plant"}, "Plant"),
     ],

@@ -287,13 +287,13 @@ def costs(world, monkeypatch):
             super().__init__(*args)
             log["decoders"].append(self)
 
-    class WatchedSearch(decoding._BatchSearch):
+    class WatchedSearch(decoding.BatchSearch):
         def _extend(self, chosen):
             log["extended"].append((chosen, self._found.kth.copy()))
             super()._extend(chosen)
 
     monkeypatch.setattr(decoding, "TreeDecoder", Watched)
-    monkeypatch.setattr(decoding, "_BatchSearch", WatchedSearch)
+    monkeypatch.setattr(decoding, "BatchSearch", WatchedSearch)
     model.get_decoder().register_forward_pre_hook(
         lambda _, args, inputs: log["fed"].append(inputs["input_ids"][0].tolist()), with_kwargs=True
     )

@@ -5,7 +5,8 @@ other, in batches that do not depend on anything else, and becomes a shard that 
 that was killed does only what is missing when it is started again, and ends with the same bytes.
 
 `files.py` finds the files, `pieces.py` cuts them, `records.py` and `pubtator.py` make mentions of a piece, `shards.py`
-and `pubtator.py` write answers, `run_folder.py` keeps what belongs to one run, and `linking.py` does the work.
+and `pubtator.py` write answers, `run_folder.py` keeps what belongs to one run, `processes.py` lets processes act
+together, and `linking.py` does the work.
 """
 
 from .linking import LinkingSettings, Summary, link_corpus

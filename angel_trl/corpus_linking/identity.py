@@ -11,10 +11,8 @@ import torch
 
 from angel_trl.linker import EntityLinker
 
-__all__ = ["align_weights", "environment", "linker_fingerprint"]
+__all__ = ["environment", "linker_fingerprint"]
 
-# Bytes; what PyTorch gives to tensors that it allocates itself.
-_ALIGNMENT = 64
 # Of a model's configuration, what says where it came from and not what it computes.
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures")
 
@@ -33,17 +31,6 @@ def linker_fingerprint(linker: EntityLinker) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def align_weights(model: torch.nn.Module) -> None:
-    """Move weights on the CPU to memory that is aligned to 64 bytes, where it is not.
-
-    Products of matrices differ in their last digits with the place of their operands in memory. Weights that are
-    mapped from a file lie wherever the file has them, which differs from file to file with the same weights.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
-            tensor.data = tensor.data.clone()
 
 
 def environment(device: torch.device) -> dict[str, Any]:

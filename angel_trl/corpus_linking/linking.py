@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from angel_trl import __version__
@@ -24,8 +23,9 @@ from angel_trl.readers.report import ReadReport
 from angel_trl.readers.sources import Source, local_path
 
 from .files import CorpusFile, find_files
-from .identity import align_weights, environment, linker_fingerprint
+from .identity import environment, linker_fingerprint
 from .pieces import Piece, piece_sizes, read_pieces
+from .processes import gathered, share, together
 from .pubtator import answered_lines, mentions_of_documents
 from .records import Mention, mentions_of_records
 from .run_folder import RunFolder, Shard
@@ -35,12 +35,10 @@ __all__ = ["LinkingSettings", "Summary", "link_corpus"]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 # Settings that are arguments of `EntityLinker.link_batch`.
 _SEARCH = ("num_beams", "top_k", "batch_size", "ranking", "exact", "max_beams", "nil_threshold")
-# Mentions given to the linker in one call, in batches: it sorts them by length, and the bar moves on after each call.
-_BATCHES_AT_ONCE = 32
+# Batches of mentions given to the linker in one call, after which the bar moves on.
+_BATCHES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def link_corpus(
     folder that all of them see. Answers do not depend on the number of processes.
 
     Args:
-        linker: The linker, the same in all processes. On a CPU, its weights may be moved to other places in memory.
+        linker: The linker, the same in all processes.
         source: PubTator, JSONL or parquet, in a file or (at any depth) in a folder; a path, a URL, or a dataset on the
             Hub, which is fetched before. Mentions need no concept ids.
         output: The folder; see `run_folder.py` for what it holds.
@@ -146,8 +144,7 @@ def link_corpus(
     state, output = PartialState(), Path(output)
     shown = progress and state.is_main_process
     # The first process of a machine fetches for the others.
-    _together(lambda: local_path(source) if state.is_local_main_process else None)
-    align_weights(linker.model)
+    together(lambda: local_path(source) if state.is_local_main_process else None)
     run = {
         "angel_trl_version": __version__,
         "linker": linker_fingerprint(linker),
@@ -168,11 +165,11 @@ def link_corpus(
             raise ValueError(f"{other.name} is {other.format}: no PubTator to put ids in. Choose the format parquet.")
         return RunFolder(output, json.loads(json.dumps(run))), files, others
 
-    folder, files, others = _together(prepare)
-    found = _together(lambda: _survey(_share(files, state), folder, settings.shard_mentions, shown))
-    by_name = dict(_gathered(found))
+    folder, files, others = together(prepare)
+    found = together(lambda: _survey(share(files, state), folder, settings.shard_mentions, shown))
+    by_name = dict(gathered(found))
     entries = {file.name: by_name[file.name] for file in files}
-    _together(lambda: folder.check_input(entries))
+    together(lambda: folder.check_input(entries))
     if state.is_main_process:
         concepts = {"concepts": len(linker.kb), "names": linker.kb.num_names, "source": linker.kb.source}
         told = {"input": str(source), "knowledge_base": concepts, **(description or {})}
@@ -183,12 +180,16 @@ def link_corpus(
         for file in files
         for shard in folder.shards(file, entries[file.name]["mentions"], pubtator=settings.format == "pubtator")
     ]
-    numbers = _share(range(len(shards)), state)
-    done = set(_gathered(_together(lambda: [number for number in numbers if folder.is_done(shards[number])])))
+    numbers = share(range(len(shards)), state)
+    done = set(gathered(together(lambda: [number for number in numbers if folder.is_done(shards[number])])))
     missing = [shard for number, shard in enumerate(shards) if number not in done]
-    own = _share(missing, state)
+    own = share(missing, state)
     if state.is_main_process:
         logger.info("%d of %d shards are there; %d are missing", len(done), len(shards), len(missing))
+        if 0 < len(missing) < state.num_processes:
+            message = "%d of %d processes have nothing to do: for so few mentions, choose shard_mentions below %d"
+            idle = state.num_processes - len(missing)
+            logger.warning(message, idle, state.num_processes, settings.shard_mentions)
     work = _Work(linker, settings, options, {"run": folder.run, **folder.description})
     label = f"linking (process 1 of {state.num_processes})" if state.num_processes > 1 else "linking"
     total = sum(shard.mentions for shard in own)
@@ -204,7 +205,7 @@ def link_corpus(
     state.wait_for_everyone()
     report = folder.finish(shards, others) if state.is_main_process else {}
     state.wait_for_everyone()
-    return Summary(sum(_gathered([linked])), len(missing), report)
+    return Summary(sum(gathered([linked])), len(missing), report)
 
 
 class _Work:
@@ -255,11 +256,12 @@ class _Work:
         first: dict[Any, int] = {}
         for place, key in enumerate(keys):
             first.setdefault(key, place)
-        places = list(first.values())
+        # The linker makes batches of similar length of what it is given, which is of similar length itself.
+        places = sorted(first.values(), key=lambda place: -len(mentions[place]["text"]))
         found: dict[int, Linked] = {}
         step = _BATCHES_AT_ONCE * self._settings.batch_size
         for begin in range(0, len(places), step):
-            some = places[begin : begin + step]
+            some = sorted(places[begin : begin + step])
             answers = self._linker.link_batch([mentions[place] for place in some], **self._options)
             found.update(zip(some, answers, strict=True))
             update(len(some))
@@ -286,28 +288,3 @@ def _survey(files: list[CorpusFile], folder: RunFolder, most: int, progress: boo
         entry = {"format": file.format, "bytes": file.path.stat().st_size, "sha256": sha256, "mentions": sizes}
         found.append((file.name, entry))
     return found
-
-
-def _together(work: Callable[[], T]) -> T:
-    """Do something in every process, and fail in all if it fails in one: none waits for another that is gone."""
-    error: ValueError | OSError | None = None
-    try:
-        result = work()
-    except (ValueError, OSError) as caught:
-        error = caught
-    errors = _gathered([] if error is None else [str(error)])
-    if error is not None:
-        raise error
-    if errors:
-        raise ValueError(errors[0])
-    return result
-
-
-def _share(items: Any, state: PartialState) -> Any:
-    """Every n-th of some items, from this process's number on."""
-    return items[state.process_index :: state.num_processes]
-
-
-def _gathered(items: list[Any]) -> list[Any]:
-    """The items of all processes."""
-    return list(gather_object(items))

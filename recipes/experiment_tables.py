@@ -1,0 +1,259 @@
+"""Tables of scores, from the JSON files that `experiment.py` writes, and from those written before there was one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from table_parts import bold, gain, interval, pair, signed, table
+
+from angel_trl.breakdown import SLICES
+from angel_trl.confusions import KINDS
+
+Result = Mapping[str, Any]
+_HEADERS = {"acc@1": "Acc@1", "acc@1_strict": "Acc@1 strict", "acc@5": "Acc@5", "mrr": "MRR"}
+
+
+def _with_sd(value: float, sd: float | None) -> str:
+    # What has no seed (string lookup) has no spread.
+    return f"{value:.1f} ± {sd:.1f}" if sd else f"{value:.1f}"
+
+
+def _best(values: Mapping[str, float]) -> set[str]:
+    """Names of the highest value, as it is printed."""
+    highest = max(round(value, 1) for value in values.values())
+    return {name for name, value in values.items() if round(value, 1) == highest}
+
+
+def scores(result: Result) -> str:
+    """All systems: mean over seeds with the interval over documents and the deviation between seeds."""
+    systems = result["systems"]
+    best = {key: _best({name: one["scores"][key] for name, one in systems.items()}) for key in _HEADERS}
+
+    def cell(name: str, key: str) -> str:
+        one = systems[name]
+        text = _with_sd(one["scores"][key], one["sd"][key])
+        text = bold(text) if name in best[key] else text
+        return f"{text} {interval(one['scores'][f'{key}_ci'])}" if key == "acc@1" else text
+
+    rows = [
+        [name, *(cell(name, key) for key in _HEADERS), _core_minutes(one), str(len(one["seeds"]))]
+        for name, one in systems.items()
+    ]
+    return table(["", *_HEADERS.values(), "core minutes", "seeds"], rows)
+
+
+def _core_minutes(system: Result) -> str:
+    compute = system["compute"]
+    return f"{compute['core_seconds'] / 60:.0f}" if compute and compute["core_seconds"] else ""
+
+
+def differences(result: Result) -> str:
+    """The differences asked for: with interval and p-value, and by seed."""
+    seeds = sorted({seed for one in result["differences"] for seed in one["by_seed"]}, key=int)
+    rows = [
+        [
+            f"{one['system']} - {one['against']}",
+            gain(one["acc@1"]),
+            f"{one['acc@1']['p_value']:.4g}",
+            gain(one["acc@1_strict"]),
+            signed(one["acc@5"]["difference"]),
+            ", ".join(signed(one["by_seed"][seed]["difference"]) for seed in seeds if seed in one["by_seed"]),
+        ]
+        for one in result["differences"]
+    ]
+    header = ["", "Acc@1 [95%]", "p", "strict [95%]", "Acc@5", f"Acc@1 by seed ({', '.join(seeds)})"]
+    return table(header, rows)
+
+
+def slices(result: Result) -> str:
+    """Acc@1 of all systems by slice, and how many mentions each has."""
+    shown = [name for name in SLICES if result["mentions"][name]]
+    systems = result["systems"]
+    best = {name: _best({one: row["slices"][name]["acc@1"] for one, row in systems.items()}) for name in shown}
+    rows = [["mentions", *(f"{result['mentions'][name]:,}" for name in shown)]]
+    for system, row in systems.items():
+        cells = {name: f"{row['slices'][name]['acc@1']:.1f}" for name in shown}
+        rows.append([system, *(bold(text) if system in best[name] else text for name, text in cells.items())])
+    return table(["Acc@1", *shown], rows, numbers=True)
+
+
+def slice_differences(result: Result) -> str:
+    """Differences in Acc@1 by slice, with intervals: those of the system of the first difference asked for."""
+    system = result["differences"][0]["system"]
+    shown = [one for one in result["differences"] if one["system"] == system]
+    rows = [
+        [name, f"{result['mentions'][name]:,}", *(gain(one["slices"][name]) for one in shown)]
+        for name in SLICES
+        if result["mentions"][name]
+    ]
+    return table([f"{system} -", "mentions", *(one["against"] for one in shown)], rows)
+
+
+def changes(result: Result) -> str:
+    """Mentions fixed and broken by kind of mistake, on average over seeds, in the first difference asked for."""
+    found = result["differences"][0]["changes"]
+    rows = [
+        [kind, *(f"{found[what][kind]:.1f}" for what in found), signed(found["fixed"][kind] - found["broken"][kind])]
+        for kind in (*KINDS, "all")
+        if kind == "all" or found["fixed"][kind] or found["broken"][kind]
+    ]
+    return table(["mentions, mean over seeds", *found, "net"], rows, numbers=True)
+
+
+def calibration(result: Result) -> str:
+    """How well probabilities fit, before and after, in the first difference asked for."""
+    first = result["differences"][0]
+    names = {
+        "ece": "ECE, equal width",
+        "ece_equal_mass": "ECE, equal mass",
+        "ece_fitted": "ECE, fitted on the other half of the documents",
+        "aurc": "AURC",
+    }
+    columns = {first["against"]: first["calibration"]["before"], first["system"]: first["calibration"]["after"]}
+    return table(
+        ["", *columns], [[text, *(f"{one[key]:.3f}" for one in columns.values())] for key, text in names.items()]
+    )
+
+
+def main(*results: Result) -> str:
+    """Acc@1 of the systems of several experiments, a column each; below them the first difference asked for."""
+    systems = list(dict.fromkeys(name for result in results for name in result["systems"]))
+    best = [_best({name: one["scores"]["acc@1"] for name, one in result["systems"].items()}) for result in results]
+    rows = []
+    for name in systems:
+        cells = []
+        for result, highest in zip(results, best, strict=True):
+            one = result["systems"].get(name)
+            text = _with_sd(one["scores"]["acc@1"], one["sd"]["acc@1"]) if one else ""
+            cells.append(bold(text) if name in highest else text)
+        rows.append([name, *cells])
+    first = [result["differences"][0] for result in results]
+    names = {f"{one['system']} - {one['against']}, points" for one in first}
+    rows.append([" / ".join(sorted(names)), *(gain(one["acc@1"]) for one in first)])
+    seeds = [max(len(one["seeds"]) for one in result["systems"].values()) for result in results]
+    header = [
+        f"{result['title'].split(';')[0]} ({count} seed{'s' if count > 1 else ''})"
+        for result, count in zip(results, seeds, strict=True)
+    ]
+    return table(["Acc@1 (any-id), mean ± deviation between seeds", *header], rows)
+
+
+def runs(result: Result) -> str:
+    """What was run: how long it took, when, on what, and with which revision of the code."""
+    rows = []
+    for name, seeds in result["runs"].items():
+        minutes = [one["seconds"] / 60 for one in seeds.values()]
+        machines = {_machine(one["hardware"]) for one in seeds.values()}
+        rows.append(
+            [
+                name,
+                ", ".join(seeds),
+                ", ".join(f"{one:.0f}" for one in minutes),
+                ", ".join(sorted({one["date"] for one in seeds.values()})),
+                ", ".join(sorted({one["git"][:7] for one in seeds.values()})),
+                ", ".join(sorted(machines)),
+            ]
+        )
+    return table(["run", "seeds", "minutes", "date", "revision", "machine"], rows)
+
+
+def _machine(hardware: Result) -> str:
+    return hardware.get("gpu") or f"{hardware['cores']} cores of {hardware['cpu']}"
+
+
+def quickstart(result: Result) -> str:
+    """The quickstart, seed by seed."""
+    rows, seeds = [], result["seeds"]
+    for seed, one in seeds.items():
+        before, after = one["positive-only"], one["ANGEL"]
+        strict = signed(after["acc@1_strict"] - before["acc@1_strict"])
+        rows.append([seed, pair(before), pair(after), gain(one["difference"]), strict])
+    before, after = (_mean(seeds, system) for system in ("positive-only", "ANGEL"))
+    strict = signed(after["acc@1_strict"] - before["acc@1_strict"])
+    rows.append(["mean", pair(before), pair(after), bold(signed(after["acc@1"] - before["acc@1"])), strict])
+    return table(["seed", "positive-only", "ANGEL", "gain, any-id [95%]", "gain, strict"], rows)
+
+
+def _mean(seeds: Result, system: str) -> dict[str, float]:
+    return {key: sum(one[system][key] for one in seeds.values()) / len(seeds) for key in ("acc@1", "acc@1_strict")}
+
+
+def ncbi(result: Result) -> str:
+    """The first run on NCBI Disease."""
+    test, seconds = result["test"], result["seconds"]
+    positive = (seconds["names"] + seconds["mentions"]) / 60
+    names = {
+        "lookup": "string lookup, dictionary",
+        "lookup + training mentions": "string lookup, with training mentions",
+        "positive-only": f"positive-only, {positive:.0f} minutes",
+        "ANGEL": f"ANGEL, 4 rounds, {seconds['rounds and evaluation'] / 60:.0f} minutes more",
+    }
+    rows = []
+    for system, name in names.items():
+        one = test[system]
+        first = f"{one['acc@1']:.1f}" if "lookup" in system else f"{one['acc@1']:.1f} {interval(one['acc@1_ci'])}"
+        first = first.replace(f"{one['acc@1']:.1f}", bold(f"{one['acc@1']:.1f}"), 1) if system == "ANGEL" else first
+        rows.append([name, first, *(f"{one[key]:.1f}" for key in ("acc@5", "mrr", "acc@1_strict"))])
+    return table(["", "Acc@1", "Acc@5", "MRR", "Acc@1 strict"], rows)
+
+
+def first_scores(quick: Result, real: Result) -> str:
+    """The quickstart and the first run on NCBI Disease, in small."""
+    systems = ("lookup", "lookup + training mentions", "positive-only", "ANGEL")
+    mean = {system: _mean(quick["seeds"], system) for system in systems}
+    rows = {
+        f"quickstart, synthetic, mean of {len(quick['seeds'])} seeds, 0.4M parameters": mean,
+        "NCBI Disease on MEDIC, test, one seed, 4.5M parameters from scratch, "
+        f"{sum(real['seconds'].values()) / 60:.0f} minutes": real["test"],
+    }
+    header = ["Acc@1 (any-id), two CPU cores", "string lookup", "with training mentions", "positive-only", "ANGEL"]
+    return table(
+        header,
+        [
+            [name, *(f"{one[s]['acc@1']:.1f}" for s in systems[:3]), bold(f"{one['ANGEL']['acc@1']:.1f}")]
+            for name, one in rows.items()
+        ],
+    )
+
+
+# Rows of the experiment on pre-training: what was pre-trained, and the run that fine-tunes it.
+_PRETRAINED = {"": "without", "positive-only": "after-positive-only", "both stages": "after-both-stages"}
+
+
+def _only(result: Result, run: str) -> Result:
+    (one,) = result["runs"][run].values()
+    return one
+
+
+def pretraining(result: Result) -> str:
+    """Pre-training stage by stage, with intervals."""
+    alone = _only(result, "pre-training")["test"]
+    before = {"": "", "positive-only": _full(alone["positive-only"]), "both stages": _full(alone["ANGEL"])}
+    rows = []
+    for stage, run in _PRETRAINED.items():
+        one = _only(result, run)
+        same = one["difference"]["ci"] == [0, 0]
+        fine_tuned = [_full(one["test"][system]) for system in ("positive-only", "ANGEL")]
+        told = "0 (no round was better on dev)" if same else gain(one["difference"])
+        rows.append([stage or "no pre-training", before[stage], *fine_tuned, told])
+    header = ["", "pre-trained only", "fine-tuned, positive-only", "fine-tuned, ANGEL", "ANGEL - positive-only"]
+    return table(header, rows)
+
+
+def _full(one: Result) -> str:
+    return f"{one['acc@1']:.1f} {interval(one['acc@1_ci'])} / {one['acc@1_strict']:.1f}"
+
+
+def pretraining_small(result: Result) -> str:
+    """The same, any-id only."""
+    alone = _only(result, "pre-training")["test"]
+    before = {"positive-only": alone["positive-only"]["acc@1"], "both stages": alone["ANGEL"]["acc@1"]}
+    rows = [
+        [
+            f"pre-trained on MEDIC, {stage}" if stage else "no pre-training",
+            f"{before[stage]:.1f}" if stage else "",
+            *(f"{_only(result, run)['test'][system]['acc@1']:.1f}" for system in ("positive-only", "ANGEL")),
+        ]
+        for stage, run in _PRETRAINED.items()
+    ]
+    first = "NCBI Disease, test, Acc@1 any-id; one seed, 4.5M parameters from random weights"
+    return table([first, "pre-trained only", "fine-tuned, positive-only", "fine-tuned, ANGEL"], rows)

@@ -1,0 +1,221 @@
+"""Pictures of an experiment, from the JSON file that `experiment.py` writes; each can be read in grey.
+
+    python recipes/plots.py main-ncbi main-bc5cdr
+
+writes into `recipes/results`, for each experiment NAME, `NAME-scores.png` (Acc@1 of all systems with intervals),
+`NAME-slices.png` (by kind of mention, of the systems of the first difference), `NAME-curves.png` (dev accuracy by
+optimiser step) and `NAME-compute.png` (accuracy against core-minutes); those for which the file has what is needed.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from angel_trl.breakdown import SLICES
+
+RESULTS = Path(__file__).resolve().parent / "results"
+Result = Mapping[str, Any]
+
+# Okabe and Ito's colours, told apart with every common colour blindness; hatches, markers and dashes in grey.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#595959", "#000000")
+_HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES: tuple[Any, ...] = ("solid", (0, (6, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (1.5, 1.5)))
+
+
+def scores(result: Result) -> Figure:
+    """A bar a system, with its interval over documents and a mark for each seed."""
+    systems = result["systems"]
+    figure, axes = _figure(height=0.42 * len(systems) + 1.4)
+    places = np.arange(len(systems))[::-1]
+    for place, (number, one) in zip(places, enumerate(systems.values()), strict=True):
+        value, (low, high) = one["scores"]["acc@1"], one["scores"]["acc@1_ci"]
+        axes.barh(
+            place, value, height=0.7, color="#D9D9D9", edgecolor="#404040", hatch=_HATCHES[number % len(_HATCHES)]
+        )
+        axes.errorbar(value, place, xerr=_errors(value, low, high), color="black", capsize=3, linewidth=1.2)
+        by_seed = [seed["acc@1"] for seed in one["by_seed"].values()]
+        axes.plot(by_seed, [place] * len(by_seed), "o", color="white", markeredgecolor="black", markersize=4, zorder=4)
+        axes.text(max(high, *by_seed) + 1.2, place, f"{value:.1f}", va="center", fontsize=9)
+    axes.set_yticks(places, list(systems), fontsize=10)
+    axes.set_xlim(0, 106)
+    _finish(axes, "Acc@1, any-id (%), mean, 95% interval over documents, seeds", "", result["title"], "x")
+    return figure
+
+
+def slices(result: Result) -> Figure:
+    """Acc@1 by slice, of the two systems of the first difference asked for and of the others it is compared with."""
+    first = result["differences"][0]["system"]
+    against = [one["against"] for one in result["differences"] if one["system"] == first][:3]
+    shown = [name for name in SLICES if result["mentions"][name]]
+    figure, axes = _figure(width=9)
+    width = 0.8 / (len(against) + 1)
+    for number, system in enumerate([*reversed(against), first]):
+        own = [result["systems"][system]["slices"][name] for name in shown]
+        values = np.array([one["acc@1"] for one in own])
+        ends = np.array([one["acc@1_ci"] for one in own])
+        axes.bar(
+            np.arange(len(shown)) + width * (number - len(against) / 2),
+            values,
+            width,
+            yerr=np.maximum([values - ends[:, 0], ends[:, 1] - values], 0),
+            color=_COLOURS[number],
+            edgecolor="white",
+            hatch=_HATCHES[number],
+            error_kw={"linewidth": 1, "capsize": 2},
+            label=system,
+        )
+    axes.set_xticks(np.arange(len(shown)), [f"{name}\n({result['mentions'][name]:,})" for name in shown], fontsize=9)
+    axes.set_ylim(0, 105)
+    _finish(axes, "", "Acc@1, any-id (%)", result["title"])
+    figure.legend(loc="outside lower center", ncols=min(4, len(against) + 1), frameon=False, fontsize=9)
+    return figure
+
+
+def curves(result: Result) -> Figure:
+    """Dev Acc@1 by step: the mean over seeds with its range; a run that starts from another goes on behind it."""
+    figure, axes = _figure()
+    drawn = 0
+    ends: dict[tuple[str, str], float] = {}
+    for run, seeds in result["runs"].items():
+        for system in ("positive-only", "ANGEL"):
+            found = [one["dev"][system] for one in seeds.values() if system in one.get("dev", {})]
+            if not found:
+                continue
+            steps = sorted({step for curve in found for step, _ in curve})
+            # A seed that stopped early stays where it was.
+            values = np.array([np.interp(steps, *zip(*curve, strict=True)) for curve in found])
+            begin = ends.get((run, "positive-only"), ends.get((_start(seeds), "positive-only"), 0.0))
+            begin = begin if system == "ANGEL" else 0.0
+            ends[run, system] = begin + steps[-1]
+            style = {"color": _COLOURS[drawn % 8], "linestyle": _DASHES[drawn % 4]}
+            at = begin + np.array(steps)
+            label = f"{run}: {'rounds' if system == 'ANGEL' else system}"
+            axes.plot(at, values.mean(axis=0), marker=_MARKERS[drawn % 8], markersize=5, label=label, **style)
+            if len(values) > 1:
+                axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=_COLOURS[drawn % 8], alpha=0.15)
+            drawn += 1
+    if not drawn:
+        raise KeyError("dev")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    _finish(axes, "Optimiser step", "Dev Acc@1 (%), mean and range of seeds", result["title"])
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def _start(seeds: Result) -> str:
+    """The run whose positive-only model a run starts from, by its command."""
+    words = next(iter(seeds.values()))["command"].split()
+    model = words[words.index("--model") + 1] if "--model" in words else ""
+    return model.removeprefix("RUNS/").removesuffix("/positive") if model.endswith("/positive") else ""
+
+
+def compute(result: Result) -> Figure:
+    """Acc@1 against core-minutes on a logarithmic axis, what models started from included; `curves` are joined."""
+    known = {
+        name: one
+        for name, one in result["systems"].items()
+        if one["compute"] is not None and one["compute"]["core_seconds"]
+    }
+    if not known:
+        raise KeyError("core_seconds")
+    figure, axes = _figure()
+    joined = {name: [one for one in own if one in known] for name, own in result.get("curves", {}).items()}
+    alone = [name for name in known if not any(name in own for own in joined.values())]
+    for number, (label, own) in enumerate((joined | {name: [name] for name in alone}).items()):
+        points = sorted((known[name]["compute"]["core_seconds"] / 60, known[name]["scores"]) for name in own)
+        minutes, values = (np.array([one[0] for one in points]), np.array([one[1]["acc@1"] for one in points]))
+        ends = np.array([one[1]["acc@1_ci"] for one in points])
+        axes.errorbar(
+            minutes,
+            values,
+            yerr=np.maximum([values - ends[:, 0], ends[:, 1] - values], 0),
+            color=_COLOURS[number % 8],
+            marker=_MARKERS[number % 8],
+            markersize=8,
+            capsize=3,
+            linestyle=_DASHES[number % 4],
+            label=label,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("{x:,.0f}")
+    axes.tick_params(axis="x", which="both", labelsize=8)
+    _finish(axes, "Core-minutes, all stages", "Test Acc@1, any-id (%)", result["title"])
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def _errors(value: float, low: float, high: float) -> list[list[float]]:
+    """Lengths of an error bar; a bootstrap interval need not hold the value."""
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def _figure(width: float = 7, height: float = 4.4) -> tuple[Figure, Axes]:
+    # The object interface: pyplot would choose a backend for the whole process and keep the figure alive.
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _finish(axes: Axes, x: str, y: str, title: str, grid: str = "y") -> None:
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=10)
+    axes.set_xlabel(x, fontsize=10)
+    axes.set_ylabel(y, fontsize=10)
+    axes.grid(axis=grid, color="#D9D9D9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+PLOTS: dict[str, Callable[[Result], Figure]] = {
+    "scores": scores,
+    "slices": slices,
+    "curves": curves,
+    "compute": compute,
+}
+
+
+def draw(names: Iterable[str], results: Path, output: Path) -> list[Path]:
+    """Draw what there is to draw of some experiments.
+
+    Args:
+        names: of their JSON files, without the ending.
+        results: folder of these files.
+        output: folder for the pictures.
+
+    Returns:
+        The pictures written.
+    """
+    written = []
+    for name in names:
+        result = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        for kind, plot in PLOTS.items():
+            try:
+                figure = plot(result)
+            except (KeyError, IndexError) as error:
+                print(f"{name}: no {kind}: the file does not have {error}")
+                continue
+            written.append(output / f"{name}-{kind}.png")
+            # A legend wider than the axes widens the picture instead of being cut.
+            figure.savefig(written[-1], format="png", bbox_inches="tight")
+    return written
+
+
+def main() -> None:
+    """Draw the experiments given."""
+    parser = argparse.ArgumentParser(description="Draw pictures of experiments.")
+    parser.add_argument("names", nargs="+", help="experiments, such as main-ncbi")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of their JSON files")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the pictures")
+    args = parser.parse_args()
+    for path in draw(args.names, args.results, args.output):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

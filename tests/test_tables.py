@@ -1,0 +1,290 @@
+"""Tables and pictures of results: what stands in the READMEs is what the JSON files give."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from angel_trl.breakdown import SLICES
+from angel_trl.confusions import KINDS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "recipes" / "results"
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    """The modules that make tables and pictures."""
+    path = list(sys.path)
+    sys.path.insert(0, str(ROOT / "recipes"))
+    try:
+        import benchmark_tables
+        import experiment_tables
+        import fill_tables
+        import plots
+        import table_parts
+    finally:
+        sys.path[:] = path
+    return SimpleNamespace(
+        fill=fill_tables, experiments=experiment_tables, benchmarks=benchmark_tables, parts=table_parts, plots=plots
+    )
+
+
+def fill(*arguments):
+    command = [sys.executable, "recipes/fill_tables.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+# The repository.
+
+
+def test_the_tables_of_the_repository_are_what_the_files_give():
+    done = fill("--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tables_of_every_file_of_results_stand_in_its_readme(recipes):
+    text = (RESULTS / "README.md").read_text()
+    for name, (_, files) in recipes.fill.TABLES.items():
+        # Small ones are for the first README; preparing has no table; that of linking is made when it was measured.
+        if (
+            files
+            and "small" not in name
+            and name != "first scores"
+            and all((RESULTS / f"{f}.json").exists() for f in files)
+        ):
+            assert f"<!-- table: {name} -->" in text, name
+
+
+def test_every_table_of_one_set_of_files_can_be_made(recipes):
+    for name, (_, files) in recipes.fill.TABLES.items():
+        if files and all((RESULTS / f"{file}.json").exists() for file in files):
+            lines = recipes.fill.make(name, RESULTS).splitlines()
+            assert len({line.count("|") for line in lines}) == 1, name
+            assert len(lines) > 2
+
+
+# Filling.
+
+MARKED = "before\n<!-- table: quickstart -->\nold\n<!-- end of table: quickstart -->\nafter\n"
+
+
+def test_what_is_between_the_markers_is_replaced_and_nothing_else(recipes):
+    text = recipes.fill.filled(MARKED, RESULTS)
+    assert text.startswith("before\n<!-- table: quickstart -->\n| seed | positive-only | ANGEL |")
+    assert text.endswith("\n<!-- end of table: quickstart -->\nafter\n")
+    assert "old" not in text
+    assert recipes.fill.filled(text, RESULTS) == text
+
+
+def test_a_table_that_is_stale_is_named_and_the_check_fails(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(MARKED)
+    checked = fill("--check", path)
+    assert checked.returncode == 1
+    assert f"{path}: quickstart" in checked.stdout
+    assert path.read_text() == MARKED
+    assert fill(path).returncode == 0
+    assert fill("--check", path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: nothing -->\n<!-- end of table: nothing -->", "no table 'nothing'; there are scores, "),
+        ("<!-- table: scores -->\n<!-- end of table: scores -->", "'scores' needs the names of the files"),
+        ("<!-- table: ncbi x -->\n<!-- end of table: ncbi x -->", "'ncbi' is always made of ncbi"),
+        ("<!-- table: scores x -->\n<!-- end of table: scores x -->", "cannot be made: FileNotFoundError"),
+        ("<!-- table: scores ncbi -->\n<!-- end of table: scores ncbi -->", "cannot be made: KeyError"),
+        ("<!-- table: ncbi -->\n", "a marker of a table has no partner"),
+        ("<!-- table: ncbi -->\n<!-- end of table: quickstart -->", "a marker of a table has no partner"),
+    ],
+)
+def test_markers_that_cannot_be_filled_are_named(recipes, text, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.fill.filled(text, RESULTS)
+
+
+def test_a_longer_name_is_not_taken_for_a_shorter_one_with_files(recipes):
+    assert recipes.fill.make("search in small", RESULTS) != recipes.fill.make("search", RESULTS)
+
+
+# Numbers.
+
+
+def test_how_numbers_look(recipes):
+    parts = recipes.parts
+    assert (parts.signed(1.25), parts.signed(-0.04), parts.signed(0)) == ("+1.2", "+0.0", "+0.0")
+    assert parts.gain({"difference": 1.06, "ci": [-0.54, 2.0]}) == "+1.1 [-0.5, +2.0]"
+    assert [parts.significant(value) for value in (5.956, 27.93, 264.6, 1552.1)] == ["5.96", "27.9", "265", "1,552"]
+    assert parts.interval([1, 2.26], 2) == "[1.00, 2.26]"
+    assert parts.pair({"acc@1": 1.04, "acc@1_strict": 2}) == "1.0 / 2.0"
+
+
+def test_empty_cells_and_sides(recipes):
+    assert recipes.parts.table(["", "a"], [["x", ""]], numbers=True) == "| | a |\n|---|---:|\n| x | |\n"
+
+
+# Experiments.
+
+
+def system(value, sd, seeds=(0, 1), seconds=None):
+    scores = {key: value for key in ("acc@1", "acc@1_strict", "acc@5", "mrr")}
+    return {
+        "seeds": list(seeds),
+        "scores": scores | {f"{key}_ci": [value - 2, value + 3] for key in scores},
+        "sd": {key: sd for key in scores},
+        "by_seed": {str(seed): scores for seed in seeds},
+        "slices": {name: scores | {"acc@1_ci": [value - 5, value + 5], "mentions": 3} for name in SLICES},
+        "compute": None if seconds is None else {"seconds": seconds, "core_seconds": 2 * seconds},
+    }
+
+
+def difference(name, against, value):
+    one = {"difference": value, "ci": [value - 1, value + 1], "p_value": 0.01}
+    nothing = dict.fromkeys((*KINDS, "all"), 0.0)
+    return {
+        "system": name,
+        "against": against,
+        "seeds": [0, 1],
+        **dict.fromkeys(("acc@1", "acc@1_strict", "acc@5", "mrr"), one),
+        "by_seed": {"0": one | {"difference": value + 0.5}, "1": one},
+        "sd": 0.3,
+        "slices": dict.fromkeys(SLICES, one),
+        "changes": {
+            "fixed": nothing | {"all": 3.5, "hypernym": 2.0, "other": 1.5},
+            "broken": nothing | {"all": 1.0, "other": 1.0},
+        },
+        "calibration": {
+            side: {"ece": 0.1, "ece_equal_mass": 0.2, "ece_fitted": 0.05, "aurc": 0.0314}
+            for side in ("before", "after")
+        },
+    }
+
+
+@pytest.fixture
+def result():
+    run = {
+        "command": "accelerate launch recipes/angel.py --model scratch-small",
+        "seconds": 120,
+        "date": "2026-11-24",
+        "git": "0123456789",
+        "hardware": {"cpu": "A CPU", "cores": 2, "gpu": None},
+        "dev": {"positive-only": [[10, 40.0], [20, 60.0]], "ANGEL": [[0, 60.0], [5, 62.0]]},
+    }
+    control = run | {"command": "accelerate launch recipes/angel.py --model RUNS/angel/positive"}
+    control["dev"] = {"ANGEL": [[0, 60.0], [5, 59.0]]}
+    return {
+        "title": "A corpus; small",
+        "runs": {"angel": {"0": run, "1": run}, "control": {"0": control}},
+        "mentions": {"all": 10, "documents": 4} | dict.fromkeys(SLICES, 3) | {"no label": 0},
+        "systems": {
+            "lookup": system(50.0, 0.0),
+            "positive-only": system(75.0, 1.0, seconds=60),
+            "ANGEL": system(77.04, 0.5, seconds=90),
+        },
+        "differences": [difference("ANGEL", "positive-only", 2.0), difference("ANGEL", "lookup", 27.0)],
+    }
+
+
+def test_scores_with_intervals_deviations_and_minutes(recipes, result):
+    lines = recipes.experiments.scores(result).splitlines()
+    assert lines[0] == "| | Acc@1 | Acc@1 strict | Acc@5 | MRR | core minutes | seeds |"
+    assert lines[2] == "| lookup | 50.0 [48.0, 53.0] | 50.0 | 50.0 | 50.0 | | 2 |"
+    assert lines[4].startswith("| ANGEL | **77.0 ± 0.5** [75.0, 80.0] | **77.0 ± 0.5** |")
+    assert lines[4].endswith("| 3 | 2 |")
+
+
+def test_differences_by_seed(recipes, result):
+    lines = recipes.experiments.differences(result).splitlines()
+    assert lines[0].endswith("| Acc@1 by seed (0, 1) |")
+    assert lines[2] == "| ANGEL - positive-only | +2.0 [+1.0, +3.0] | 0.01 | +2.0 [+1.0, +3.0] | +2.0 | +2.5, +2.0 |"
+
+
+def test_slices_without_mentions_are_left_out(recipes, result):
+    lines = recipes.experiments.slices(result).splitlines()
+    assert "no label" not in lines[0]
+    assert lines[2].startswith("| mentions | 3 |")
+    assert lines[5].startswith("| ANGEL | **77.0** |")
+    lines = recipes.experiments.slice_differences(result).splitlines()
+    assert lines[0] == "| ANGEL - | mentions | positive-only | lookup |"
+    assert lines[2] == "| seen concept | 3 | +2.0 [+1.0, +3.0] | +27.0 [+26.0, +28.0] |"
+    assert len(lines) == 2 + len(SLICES) - 1
+
+
+def test_changes_by_kind(recipes, result):
+    lines = recipes.experiments.changes(result).splitlines()
+    assert lines[2:] == [
+        "| hypernym | 2.0 | 0.0 | +2.0 |",
+        "| other | 1.5 | 1.0 | +0.5 |",
+        "| all | 3.5 | 1.0 | +2.5 |",
+    ]
+
+
+def test_calibration_before_and_after(recipes, result):
+    lines = recipes.experiments.calibration(result).splitlines()
+    assert lines[0] == "| | positive-only | ANGEL |"
+    assert lines[-1] == "| AURC | 0.031 | 0.031 |"
+
+
+def test_the_main_table_has_a_column_an_experiment(recipes, result):
+    other = result | {"title": "Another; small", "systems": {"ANGEL": system(60.0, None, seeds=[0])}}
+    lines = recipes.experiments.main(result, other).splitlines()
+    assert lines[0].endswith("| A corpus (2 seeds) | Another (1 seed) |")
+    assert lines[2] == "| lookup | 50.0 | |"
+    assert lines[4] == "| ANGEL | **77.0 ± 0.5** | **60.0** |"
+    assert lines[5] == "| ANGEL - positive-only, points | +2.0 [+1.0, +3.0] | +2.0 [+1.0, +3.0] |"
+
+
+def test_what_was_run(recipes, result):
+    lines = recipes.experiments.runs(result).splitlines()
+    assert lines[2] == "| angel | 0, 1 | 2, 2 | 2026-11-24 | 0123456 | 2 cores of A CPU |"
+    result["runs"]["angel"]["0"]["hardware"]["gpu"] = "A GPU"
+    assert recipes.experiments.runs(result).splitlines()[2].endswith("| A GPU |")
+
+
+# Pictures.
+
+
+def test_every_picture_is_drawn(recipes, result, tmp_path):
+    result["curves"] = {"ours": ["positive-only", "ANGEL"]}
+    (tmp_path / "toy.json").write_text(json.dumps(result))
+    written = recipes.plots.draw(["toy"], tmp_path, tmp_path)
+    assert [path.name for path in written] == [f"toy-{kind}.png" for kind in recipes.plots.PLOTS]
+    for path in written:
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_file_does_not_have_is_not_drawn(recipes, result, tmp_path, capsys):
+    del result["systems"]
+    (tmp_path / "toy.json").write_text(json.dumps(result))
+    written = recipes.plots.draw(["toy"], tmp_path, tmp_path)
+    assert [path.name for path in written] == ["toy-curves.png"]
+    assert "toy: no scores: the file does not have 'systems'" in capsys.readouterr().out
+
+
+def test_rounds_are_drawn_behind_the_stage_they_start_from(recipes, result):
+    (axes,) = recipes.plots.curves(result).axes
+    drawn = {line.get_label(): line.get_xdata().tolist() for line in axes.get_lines()}
+    assert drawn == {
+        "angel: positive-only": [10, 20],
+        "angel: rounds": [20, 25],
+        "control: rounds": [20, 25],
+    }
+
+
+def test_bars_are_told_apart_without_colour(recipes, result):
+    (axes,) = recipes.plots.scores(result).axes
+    hatches = [bar.get_hatch() for bar in axes.patches]
+    assert len(set(hatches)) == len(hatches) == 3
+
+
+def test_curves_of_compute_are_joined_and_other_systems_are_points(recipes, result):
+    result["systems"]["control"] = system(70.0, 1.0, seconds=120)
+    result["curves"] = {"ours": ["ANGEL", "positive-only"]}
+    (axes,) = recipes.plots.compute(result).axes
+    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in (c[0] for c in axes.containers)]
+    assert drawn == [([2, 3], [75, 77.04]), ([4], [70])]
