@@ -30,7 +30,7 @@ def main() -> None:
     try:
         parse_brackets(text)
         linked = EntityLinker.from_pretrained(name_or_path).link(text, **options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     for one in linked:
         sys.stdout.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")

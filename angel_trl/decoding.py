@@ -101,7 +101,7 @@ def search(
         mentions: encoded mentions; None (a mention the model's window cannot hold) gets no candidates.
         num_beams: a prefix is dropped once so many likelier ones of its length are known.
         top_k: names returned for a mention.
-        batch_size: mentions searched together. Results do not depend on it.
+        batch_size: mentions searched together. Log-probabilities depend on it in their last digits only.
         ranking: "sum" ranks names by log-probability, "mean" by log-probability a token (length-normalised).
         exact: widen the beam of a mention until its list is exact, up to `max_beams`.
         max_beams: the widest beam that `exact` goes to; lists not exact by then are marked so.

@@ -108,6 +108,7 @@ class EntityLinker:
         *,
         revision: str | None = None,
         kb: KnowledgeBase | str | Path | None = None,
+        mention_format: MentionFormat | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> EntityLinker:
@@ -119,6 +120,7 @@ class EntityLinker:
             revision: branch, tag or commit of a Hub repository.
             kb: a knowledge base to link to in place of the saved one, or where it is: what `KnowledgeBase.from_file`
                 takes, such as a Hub dataset. The linker is not calibrated for it.
+            mention_format: how a plain model wants its input; a linker knows.
             device: where to put the model; a GPU if there is one.
             dtype: of the weights.
 
@@ -128,7 +130,7 @@ class EntityLinker:
             OSError: if there is no such folder, repository or revision, a file is missing, or it cannot be fetched.
         """
         folder = find_folder(id_or_path, revision, with_kb=kb is None)
-        parts = read_parts(folder, kb)
+        parts = read_parts(folder, kb, mention_format)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = load_model(str(folder), dtype=dtype)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -153,7 +155,7 @@ class EntityLinker:
         """Write weights (safetensors), tokenizer, knowledge base (parquet), trie (safetensors) and `angel.json`.
 
         Raises:
-            ValueError: for a model with adapters, whose folder could not be loaded again.
+            ValueError: for a model with adapters.
         """
         if not isinstance(self.model, PreTrainedModel):
             raise ValueError(

@@ -89,24 +89,31 @@ def _without_kb(folder: Path) -> ValueError:
     )
 
 
-def read_parts(folder: Path, kb: KnowledgeBase | str | Path | None = None) -> LinkerParts:
+def read_parts(
+    folder: Path, kb: KnowledgeBase | str | Path | None = None, mention_format: MentionFormat | None = None
+) -> LinkerParts:
     """Read a linker's folder, all but model and tokenizer.
 
     Args:
         folder: as `write_parts` and the model's and tokenizer's `save_pretrained` fill it.
         kb: a knowledge base to use in place of the saved one, or where it is, as `KnowledgeBase.from_file` takes it;
             trie and calibration, which are the saved one's, are left out then.
+        mention_format: that of a plain model, which has none written down; None for the default.
 
     Raises:
-        ValueError: if the folder is not a linker and no `kb` is given, its parts do not belong together, or the names
-            of `kb` are normalised by another rule than those that the linker was made for.
+        ValueError: if the folder is not a linker and no `kb` is given, its parts do not belong together, the names
+            of `kb` are normalised by another rule than those that the linker was made for, or it was made for another
+            `mention_format`.
         OSError: if `kb` cannot be read.
     """
     settings = _read_settings(folder / SETTINGS)
     try:
-        mention_format = MentionFormat(**settings.get("mention_format", {}))
+        known_format = MentionFormat(**settings.get("mention_format", {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / SETTINGS}, mention_format: {error} Upgrade angel_trl, or correct it.") from error
+    if settings and mention_format not in (None, known_format):
+        raise ValueError(f"The linker of {folder} was made for {known_format}, not {mention_format}: leave that out.")
+    mention_format = mention_format or known_format
     calibration, tokenizer = settings.get("calibration"), settings.get("tokenizer_fingerprint")
     if kb is not None:
         if calibration is not None:

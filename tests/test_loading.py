@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from angel_trl.architectures import align_weights
+from angel_trl.formatting import MentionFormat
 from angel_trl.kb import Concept, KnowledgeBase
 from angel_trl.linker import EntityLinker
 
@@ -136,6 +137,15 @@ def test_a_plain_decoder_only_model_is_loaded(kind, tokenizer, small_kb, small_m
     linker = EntityLinker.from_pretrained(tmp_path, kb=small_kb)
     assert type(linker.model) is type(model)
     assert linker.link_batch(small_mentions) == EntityLinker(model, tokenizer, small_kb).link_batch(small_mentions)
+
+
+def test_a_plain_model_is_told_its_format_and_a_linker_knows(published, saved, small_kb):
+    lower = MentionFormat(mention_normalization="lower")
+    linker = EntityLinker.from_pretrained(published, kb=small_kb, mention_format=lower, device="cpu")
+    assert linker.targets.formatter.format == lower
+    with pytest.raises(ValueError, match=r"was made for MentionFormat\(.*: leave that out"):
+        EntityLinker.from_pretrained(saved, mention_format=lower, device="cpu")
+    EntityLinker.from_pretrained(saved, mention_format=MentionFormat(), device="cpu")
 
 
 def test_the_device_and_the_dtype_are_those_asked_for(saved, small_mentions):
