@@ -238,6 +238,10 @@ def _commit(remote: Remote, branch: str, head: str, change: _Change) -> str:
     twice nor undo what another writer did.
     """
     tree = remote.tree(head)
+    if surplus := change.surplus(tree):
+        more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
+        told = f"{', '.join(surplus[:5])}{more}"
+        logger.warning("%s: the commit deletes from %s (its history keeps them): %s", remote, branch, told)
     attempt = 0
     while not change.is_done(tree):
         attempt += 1

@@ -80,15 +80,15 @@ class Remote:
             raise ValueError(f"repo_type={repo_type!r} is none: choose one of {', '.join(REPO_TYPES)}.")
         if constants.is_offline_mode():
             raise PublishError(f"{repo_id} cannot be published offline: unset HF_HUB_OFFLINE.")
-        # A header with such a sign is refused with an error that shows it.
-        if token is not None and not (token.isascii() and token.isprintable() and token.split() == [token]):
-            raise ValueError("The token is empty or has a space, line break or sign that no token has: copy it again.")
-        self._token = token or get_token()
+        self._token = get_token() if token is None else token
         if self._token is None:
             raise PublishError(
                 "Nobody is logged in to the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN to a token with "
                 "write permission (https://huggingface.co/settings/tokens)."
             )
+        # A header with such a sign is refused with an error that shows it.
+        if not (self._token.isascii() and self._token.isprintable() and self._token.split() == [self._token]):
+            raise ValueError("The token is empty or has a space, line break or sign that no token has: copy it again.")
         self.repo_id, self.repo_type, self.max_attempts = repo_id, repo_type, max_attempts
         self.api = HfApi(token=self._token, library_name="angel_trl", library_version=__version__)
         self._uploads: dict[str, CommitOperationAdd] = {}

@@ -163,10 +163,11 @@ def linker_card(
     rows = {system: _part(results, "test", system) for system in _part(results, "test")}
     stage = next((system for system in _STAGES if system in rows), None)
     own = stage if said.round is None else None
-    data = _part(results, "data").get("corpus")
+    data, recipe = _part(results, "data").get("corpus"), _part(results, "settings", "recipe")
+    split = "dev" if recipe.get("test_split") == "dev" else "test"
     synthetic = isinstance(data, str) and data.startswith("synthetic")
-    ran_on = "the synthetic quickstart" if synthetic else _part(results, "settings", "recipe").get("corpus")
-    corpus = _printable(said.corpus or str(ran_on or ""))
+    ran_on = "the synthetic quickstart" if synthetic else recipe.get("corpus")
+    corpus = " ".join("".join(c if c.isprintable() else " " for c in said.corpus or str(ran_on or "")).split())[:120]
     datasets = [*said.mention_datasets, *([said.kb_id] if said.kb_id else [])]
     metadata = {
         "language": said.language,
@@ -179,8 +180,8 @@ def linker_card(
     }
     if own is not None:
         metadata["model_name"] = (said.repo_id or "linker").rpartition("/")[2]
-        metadata["eval_results"] = _eval_results(rows[own], own, said, corpus)
-    statistics, preset = facts.kb.statistics(), str(_part(results, "settings", "recipe").get("model"))
+        metadata["eval_results"] = _eval_results(rows[own], own, said, corpus, split)
+    statistics, preset = facts.kb.statistics(), str(recipe.get("model"))
     unwritable = _part(results, "counts").get("names no model can write")
     revision = f", revision={json.dumps(said.revision)}" if said.revision else ""
     card = ModelCard.from_template(
@@ -204,6 +205,7 @@ def linker_card(
         fingerprint=facts.kb.fingerprint,
         kb_license=license_text(said.kb_license, " of the knowledge base"),
         corpus=escape(corpus),
+        split=split,
         mentions=" or ".join(dict.fromkeys(_count(row["mentions"]) for row in rows.values() if "mentions" in row)),
         intervals=any(row.get(f"{metric}_ci") for row in rows.values() for metric in _METRICS),
         scores=_scores(rows, own),
@@ -277,7 +279,7 @@ def _difference(results: Mapping[str, Any]) -> tuple[float, float, float] | None
     return (_number(found.get("difference"), what), *_interval(found.get("ci"), what)) if found else None
 
 
-def _eval_results(row: Mapping[str, Any], system: str, said: Stated, corpus: str) -> list[EvalResult]:
+def _eval_results(row: Mapping[str, Any], system: str, said: Stated, corpus: str, split: str) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     dataset = next(iter(said.mention_datasets), "")
@@ -289,7 +291,7 @@ def _eval_results(row: Mapping[str, Any], system: str, said: Stated, corpus: str
             task_name="Entity linking",
             dataset_type=dataset or slug or "unknown",
             dataset_name=corpus or dataset or "unknown",
-            dataset_split="test",
+            dataset_split=split,
             metric_type=metric,
             metric_name=name,
             metric_value=round(_number(row.get(metric), f"{metric} of {system}"), 2),
@@ -335,6 +337,8 @@ def _settings(results: Mapping[str, Any]) -> str:
     import yaml
 
     recipe, angel = _part(results, "settings", "recipe"), dict(_part(results, "settings", "angel"))
+    if recipe.get("skip_angel"):  # There were no rounds.
+        angel = {key: angel[key] for key in ("seed", "num_beams", "within_types", "use_cpu") if key in angel}
     if angel:
         # Imports TRL, which a linker without results does not need.
         from angel_trl.config import AngelConfig
@@ -381,10 +385,6 @@ def _interval(value: Any, what: str) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{what} is {value!r}, not the two ends of an interval: {_WHOLE}")
     return _number(value[0], what), _number(value[1], what)
-
-
-def _printable(text: str) -> str:
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:120]
 
 
 def _check_id(value: str | None, name: str) -> None:

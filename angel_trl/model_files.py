@@ -32,6 +32,8 @@ from angel_trl.readers.downloads import status
 __all__ = ["check_description", "check_weights", "fetch_description", "fetch_weights", "json_object"]
 
 _CONFIG, _SAFE, _PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
+# transformers fetches and runs what these name if the package `kernels` is there; it never saves them.
+_ATTENTION = ("attn_implementation", "_attn_implementation")
 # Models of which an encoder alone may be saved.
 _TWO_STACKS = ("bart", "mbart", "t5", "mt5")
 # Of a repository on the Hub, only files that are read are fetched, and only from its top folder.
@@ -128,7 +130,8 @@ def check_description(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: if there is no configuration or no tokenizer.
-        ValueError: if it is of another architecture, asks for code of its own, holds adapters, or a file is broken.
+        ValueError: if it is of another architecture, asks for code or an attention of its own, holds adapters, or a
+            file is broken.
     """
     if (folder / "adapter_config.json").exists():
         raise ValueError(
@@ -144,6 +147,12 @@ def check_description(folder: Path) -> None:
             raise ValueError(
                 f"{folder / name} asks for code of its repository (auto_map: {code}), which is never run. Use a model "
                 f"that transformers has; if it has this one, delete 'auto_map' from a copy of {name}."
+            )
+    for key in _ATTENTION:
+        if config.get(key) not in (None, "eager", "sdpa"):
+            raise ValueError(
+                f"{folder / _CONFIG} asks for an attention of its own ({key}: {config[key]!r}), which may be code of "
+                f"another repository and is never fetched. Delete {key!r} from a copy of it."
             )
     kind = config.get("model_type")
     half = kind in _TWO_STACKS and config.get("is_encoder_decoder") is False

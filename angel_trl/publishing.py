@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from angel_trl.hub import Published, PublishError, check_publishable, publish_folder
 from angel_trl.hub_files import HUB_OWN_FILE
 from angel_trl.hub_remote import FAILURES, Remote
-from angel_trl.linker_files import LINKER_FILES
+from angel_trl.linker_files import LINKER_FILES, SETTINGS
 from angel_trl.pairs_card import pairs_card
 from angel_trl.round_publishing import FAILED, ROUNDS_BRANCH, RoundPublisher, round_name
 
@@ -108,8 +108,10 @@ def check_destination(to: Destination, own_rounds: Iterable[str] = ()) -> None:
                 raise PublishError(_other_visibility(remote, exists_private))
             if repo_type == "dataset":
                 _check_pairs(remote)
-            elif to.rounds:
+                continue
+            if to.rounds:
                 _check_tags(remote, own_rounds)
+            _warn_of_other_model(remote, to.revision or "main")
 
 
 def announce(to: Destination) -> None:
@@ -120,7 +122,8 @@ def announce(to: Destination) -> None:
         False: "for everyone to see",
     }
     rounds = ", and of each round as it is made" if to.rounds else ""
-    logger.info("The linker will be published as %s, %s%s.", to.model_id, seen[to.private], rounds)
+    told = "The linker, with a copy of its knowledge base, will be published as %s, %s%s."
+    logger.info(told, to.model_id, seen[to.private], rounds)
     if to.pairs_id is not None:
         logger.info(
             "The mined pairs, which hold passages of the corpus, will be published as the dataset %s, %s.",
@@ -147,6 +150,20 @@ def _check_tags(remote: Remote, own: Iterable[str]) -> None:
             f"{remote} cannot be published: it has the tags {', '.join(taken)} of another run's rounds. Choose "
             "another hub_model_id; or go on with that run (--resume); or publish the finished linker only "
             f"(hub_strategy end); or delete them, one by one: hf repos tag delete {remote.repo_id} {taken[0]}"
+        )
+
+
+def _warn_of_other_model(remote: Remote, branch: str) -> None:
+    head = remote.head(branch)
+    files = remote.tree(head) if head is not None else {}
+    others = [path for path in files if path not in ("README.md", HUB_OWN_FILE)]
+    if others and SETTINGS not in files:
+        logger.warning(
+            "%s holds %s on %s, so is no linker: weights, settings, tokenizer and card there will be replaced, and be "
+            "in its history only. Choose another hub_model_id to keep them.",
+            remote,
+            ", ".join(others[:3]),
+            branch,
         )
 
 
@@ -248,10 +265,11 @@ def publish_run(
     except FAILED as error:
         outcome.failures["model"] = str(error)
     made = sorted((folder / "pairs").glob("round-*.parquet"))
-    if to.pairs_id is not None and any(map(_has_pairs, made)):
+    if to.pairs_id is not None:
         try:
-            said = {_OF_PAIRS[key]: value for key, value in (card or {}).items() if key in _OF_PAIRS}
-            outcome.published["pairs"] = push_pairs(made, to, model_id=to.model_id, **said)
+            if any(map(_has_pairs, made)):
+                said = {_OF_PAIRS[key]: value for key, value in (card or {}).items() if key in _OF_PAIRS}
+                outcome.published["pairs"] = push_pairs(made, to, model_id=to.model_id, **said)
         except FAILED as error:
             outcome.failures["pairs"] = str(error)
     if to.rounds:

@@ -101,12 +101,12 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         if isinstance(model, str):
             options = dict(args.model_init_kwargs or {})
             processing_class = processing_class or AutoTokenizer.from_pretrained(
-                model, revision=options.get("revision")
+                model, revision=options.get("revision"), trust_remote_code=False
             )
             model = load_model(model, **options)
             args.model_init_kwargs = None
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path)
+            processing_class = AutoTokenizer.from_pretrained(model.config._name_or_path, trust_remote_code=False)
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token
         _refuse(model, peft_config)

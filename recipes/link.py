@@ -116,6 +116,8 @@ def main() -> None:
     """Link, and print what was done."""
     begin = time.perf_counter()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # A line for each request to the Hub would hide the others.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     args, settings = parse_arguments(sys.argv[1:])
     # Without being told, accelerate takes each process of a machine without accelerator to be the only one.
     state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available(), timeout=PATIENCE)

@@ -64,7 +64,7 @@ def first_model(model: str, texts: Iterable[str], seed: int) -> tuple[PreTrained
     if model in SCRATCH_PRESETS:
         return scratch_model(model, texts, seed=seed)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         return load_model(model), tokenizer
     except OSError as error:
         presets = ", ".join(SCRATCH_PRESETS)

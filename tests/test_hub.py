@@ -128,6 +128,10 @@ def test_others_go_that_fit_a_pattern(hub, client, folder, repo_id):
     hub.create("model", repo_id, kept | {"old.bin": b"o", "deep/old.pt": b"o"})
     publish(client, folder, repo_id, delete_others=["*.bin", "deep/*.pt"])
     assert hub.repo("model", repo_id).files() == FILES | kept
+    told = f"model {repo_id}: the commit deletes from main (its history keeps them): deep/old.pt, old.bin\n"
+    assert told in client.log
+    publish(client, folder, repo_id, delete_others=["*.bin", "deep/*.pt"])
+    assert "the commit deletes" not in client.log
 
 
 def test_a_path_in_the_repository(hub, client, folder, repo_id):
@@ -350,6 +354,12 @@ def test_a_token_that_is_none_is_not_shown(client, folder, function):
         with pytest.raises(ClientError, match="copy it again") as caught:
             client.call(f"angel_trl.hub:{function}", *args, token=token)
         assert WRITE_TOKEN not in caught.value.trace
+
+
+def test_a_token_of_the_environment_that_is_none_is_refused(hub, tmp_path):
+    with HubClient(hub.environment(tmp_path, "hf_é")) as client:
+        kind, text = fails(client, "tester/x", function="check_publishable")
+        assert (kind, "copy it again" in text) == ("ValueError", True)
 
 
 def test_a_token_that_the_hub_repeats_is_not_shown(hub, client, folder, repo_id):

@@ -113,6 +113,15 @@ def test_a_model_that_asks_for_code_of_its_own_is_refused(copy, tmp_path, name):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_model_that_asks_for_an_attention_from_elsewhere_is_refused(copy, key):
+    change(copy / "config.json", **{key: "sdpa"})
+    EntityLinker.from_pretrained(copy)
+    change(copy / "config.json", **{key: "stranger/kernel"})
+    said = refused(copy, f"config.json asks for an attention of its own \\({key}: 'stranger/kernel'\\)")
+    assert f"Delete '{key}'" in said
+
+
 # --- what does not belong together -----------------------------------------------------------------------------------
 
 

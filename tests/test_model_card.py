@@ -400,6 +400,21 @@ def test_sizes_are_told_for_people(facts, parameters, told):
     assert f", {told} parameters." in linker_card(facts(parameters=parameters)).text
 
 
+def test_scores_of_a_corpus_without_a_test_split_are_said_to_be_of_dev(facts):
+    results = {"settings": {"recipe": {"test_split": "dev"}}, "test": {"ANGEL": row(70.0)}}
+    card = linker_card(facts(), results=results, corpus="BC5CDR")
+    scores = section(card, "Scores")
+    assert scores.startswith("On the dev split of BC5CDR, 960 mentions, in percent:\n")
+    assert "a tenth of the training documents was held out for that" in scores
+    assert metadata(card)["model-index"][0]["results"][0]["dataset"]["split"] == "dev"
+
+
+def test_a_linker_without_rounds_has_no_settings_of_rounds(facts):
+    recipe, angel = {"skip_angel": True, "passes": 3}, {"num_rounds": 4, "loss_type": ["sft"], "num_beams": 3}
+    training = section(linker_card(facts(), results={"settings": {"recipe": recipe, "angel": angel}}), "Training")
+    assert "```yaml\nskip_angel: true\npasses: 3\nnum_beams: 3\n```" in training
+
+
 def test_invented_data_is_said_to_be_invented(facts):
     data = {"corpus": "synthetic (made by angel_trl.synthetic; no real concepts)"}
     card = linker_card(facts(), results={"data": data, "test": {"ANGEL": row(79.4)}})

@@ -304,6 +304,16 @@ def test_what_cannot_be_published_is_refused_when_the_trainer_is_made(
     assert written(hub) == []
 
 
+def test_a_model_that_is_no_linker_is_not_replaced_without_a_word(hub, client, world, tmp_path, name):
+    hub.create("model", name, {"README.md": b"Mine", "pytorch_model.bin": b"weights"})
+    client.call("publishing_worker:trainer_is_made", world, tmp_path, settings(name))
+    assert f"model {name} holds pytorch_model.bin on main, so is no linker: weights, settings, " in client.log
+    hub.create("model", f"{name}-linker", {"angel.json": b"{}", "model.safetensors": b"weights"})
+    client.call("publishing_worker:trainer_is_made", world, tmp_path, settings(f"{name}-linker"))
+    assert "so is no linker" not in client.log
+    assert f"The linker, with a copy of its knowledge base, will be published as {name}-linker, " in client.log
+
+
 def test_pushing_in_the_background_is_refused(client, world, tmp_path, name):
     text = fails(client, "publish", world, tmp_path, {"hub_model_id": name}, blocking=False)
     assert "blocking is False" in text
