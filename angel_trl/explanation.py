@@ -157,7 +157,7 @@ def _write(branch: Branch, indent: str, most: int, lines: list[str]) -> None:
         last = place == len(shown) - 1 and not others
         leads = any(b.rank is not None for b in below.walk())
         piece = below.text.strip() or ("(end)" if below.name else "...")
-        line = f"{indent}{'└─' if last else '├─'} {piece}  {below.log_prob:.2f} (sum {below.score:.2f})"
+        line = f"{indent}{'└─' if last else '├─'} {piece}  {below.log_prob:z.2f} (sum {below.score:z.2f})"
         lines.append(line + ("" if leads and below.rank is None else f"  {_fate(below)}"))
         if leads:
             _write(below, indent + ("   " if last else "│  "), most, lines)

@@ -14,6 +14,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from angel_trl.kb import Concept, KnowledgeBase
 
@@ -29,8 +34,9 @@ import records  # noqa: E402
 import service  # noqa: E402
 import settings  # noqa: E402
 import tree_svg  # noqa: E402
+import waiting  # noqa: E402
 
-__all__ = ["batch_files", "examples", "markup", "quickstart", "records", "service", "settings", "tree_svg"]
+__all__ = ["batch_files", "examples", "markup", "quickstart", "records", "service", "settings", "tree_svg", "waiting"]
 
 EXAMPLE = "Copper in [Wilson's disease] is bound by [penicillamine]."
 
@@ -70,6 +76,27 @@ def models_for(folder, linkers, passages):
     return dict(zip(variables, map(str, paths.values()), strict=True))
 
 
+def save_tagger(folder):
+    """Write a token-classification model that takes “copper” and “delirium” for mentions, and nothing else."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "copper", "delirium"]
+    vocabulary = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    vocabulary.pre_tokenizer = BertPreTokenizer()
+    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=vocabulary, **special).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=2, num_hidden_layers=0, num_attention_heads=1, id2label={0: "O", 1: "X"},
+        label2id={"O": 0, "X": 1},
+    )  # fmt: skip
+    model = BertForTokenClassification(config)
+    with torch.no_grad():
+        for weights in model.bert.embeddings.parameters():
+            weights.zero_()
+        model.bert.embeddings.LayerNorm.weight.fill_(1)
+        model.bert.embeddings.word_embeddings.weight.copy_(torch.eye(2)[[0, 0, 0, 0, 1, 1]])
+        model.classifier.weight.copy_(torch.eye(2))
+    model.save_pretrained(folder)
+
+
 @contextlib.contextmanager
 def running_space(folder, **environment):
     """Run `app.py` as a user does, in a process of its own; yields its address and the path of its output."""
@@ -103,7 +130,7 @@ def running_space(folder, **environment):
                 process.wait()
 
 
-def wait_for(url, process, log, seconds=240):
+def wait_for(url, process, log, seconds=500):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process.poll() is not None:

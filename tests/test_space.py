@@ -3,14 +3,30 @@
 import io
 import json
 import re
+import types
+import urllib.error
+import urllib.request
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from space_world import EXAMPLE, SPACE, examples, knowledge_base, markup, quickstart, records, service, settings
+from space_world import (
+    EXAMPLE,
+    SPACE,
+    examples,
+    free_port,
+    knowledge_base,
+    markup,
+    quickstart,
+    records,
+    service,
+    settings,
+    waiting,
+)  # fmt: skip
 
 from angel_trl import EntityLinker
 from angel_trl.confidence import Calibration
+from angel_trl.kb import Concept, KnowledgeBase
 
 Service, VisitorError = service.Service, service.VisitorError
 
@@ -214,15 +230,15 @@ def test_a_setting_that_makes_no_sense_is_refused(environment, message):
 
 
 def test_examples_are_those_given_or_made_from_names(tmp_path, served):
-    made = examples.passages("", served.linker.kb)
+    made = examples.passages("", served.linker)
     assert made[0] == "The patient was seen for [Wilson Disease]."
     for text in made:
         assert served.answer(text).links
     (tmp_path / "e.txt").write_text("one [a]\nnone\ntwo [b]\n")
-    assert examples.passages(str(tmp_path / "e.txt"), served.linker.kb) == ["one [a]", "two [b]"]
+    assert examples.passages(str(tmp_path / "e.txt"), served.linker) == ["one [a]", "two [b]"]
     (tmp_path / "e.txt").write_text("none\n")
     with pytest.raises(ValueError, match="no line of"):
-        examples.passages(str(tmp_path / "e.txt"), served.linker.kb)
+        examples.passages(str(tmp_path / "e.txt"), served.linker)
 
 
 def test_the_recipes_progress_is_told_from_its_bars():
@@ -247,6 +263,12 @@ def test_the_recipes_progress_is_told_from_its_bars():
     assert shares[-1] == pytest.approx(1.0)
 
 
+def test_a_run_that_goes_on_is_told_from_where_it_was():
+    lines = ["INFO recipes.angel: begins", " 25%|██        | 552/2208 [00:00<10:00,  2.00it/s]"]
+    told = list(quickstart.follow(io.StringIO("\n".join(lines)), 1))
+    assert [(stage, round(done, 2)) for stage, done, _ in told] == [(1, 0.12), (1, 0.22)]
+
+
 def test_without_model_and_recipe_it_says_what_to_set(tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "RECIPE", tmp_path / "angel.py")
     with pytest.raises(quickstart.NoModelError, match="Set ANGEL_MODEL"):
@@ -259,6 +281,62 @@ def test_a_recipe_that_fails_is_shown_with_its_last_lines(tmp_path, monkeypatch)
     monkeypatch.setattr(quickstart, "ROOT", tmp_path)
     with pytest.raises(quickstart.NoModelError, match="no space left"):
         quickstart.ensure(tmp_path / "run")
+
+
+def test_examples_are_names_that_read_well_and_that_the_linker_knows():
+    def link_batch(rows, top_k):
+        assert all(row["text"][row["start"] : row["end"]] in names for row in rows)
+        return [types.SimpleNamespace(answer=sure if row["text"].count("Rash") else None) for row in rows]
+
+    names = ["Ache, very", "[a]", "Gout", "Ache of the whole of the body", "b]", "Ataxia", "Flu", "Rash", "Cough"]
+    sure = types.SimpleNamespace(ids=("7",))
+    kb = KnowledgeBase([Concept(str(place), (name,)) for place, name in enumerate(names)])
+    assert examples.passages("", types.SimpleNamespace(kb=kb, link_batch=link_batch)) == [
+        "The patient was seen for [Gout].",
+        "There was no sign of [Ataxia], but [Rash] could not be excluded.",
+    ]
+
+
+def test_while_the_linker_is_trained_a_page_says_how_far_it_is(monkeypatch):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", str(port := free_port()))
+    with waiting.page() as tell:
+        tell("learning the names", 0.1234)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+            assert "<progress" in page.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=60) as progress:
+            assert json.load(progress) == {"stage": "learning the names", "done": 0.123}
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/app.py", timeout=60)
+        with waiting.page() as without_page:  # the port is taken
+            without_page("learning the names", 0.2)
+    with waiting.page():  # it was made room
+        pass
+
+
+def test_a_recipe_that_runs_tells_how_far_it_is(tmp_path, monkeypatch):
+    done = "for stage in ('positive', 'linker'):\n    pathlib.Path(sys.argv[4], stage).mkdir(parents=True)\n"
+    done += "    pathlib.Path(sys.argv[4], stage, 'angel.json').touch()\n"
+    bar = "sys.stderr.write('\\r 50%|#####     | 100/200 [00:01<00:01, 99.9it/s]\\n')\n"
+    (tmp_path / "angel.py").write_text(f"import pathlib\nimport sys\n{bar}{done}")
+    monkeypatch.setattr(quickstart, "RECIPE", tmp_path / "angel.py")
+    monkeypatch.setattr(quickstart, "ROOT", tmp_path)
+    told = []
+    quickstart.ensure(tmp_path / "run", lambda stage, done: told.append((stage, done)))
+    assert told == [("learning the names", pytest.approx(0.06))]
+    quickstart.ensure(tmp_path / "run", lambda stage, done: pytest.fail("it is done"))
+
+
+def test_where_there_is_nothing_to_compare_there_is_no_tab_for_it(linkers):
+    pytest.importorskip("gradio", reason="pip install -c constraints.txt -e '.[space]' lets the test run")
+    from interface import Demo
+
+    def tabs(served):
+        blocks = Demo(served, markup.Page(served.linker.kb), [EXAMPLE], "model").blocks
+        parts = [part["props"] for part in blocks.get_config_file()["components"] if part["type"] == "tabitem"]
+        return {part["label"]: part["visible"] for part in parts}
+
+    assert tabs(Service(*linkers)) == {"Link": True, "Why": True, "Before and after": True, "Batch": True}
+    assert not tabs(Service(linkers[0]))["Before and after"]
 
 
 def test_only_the_public_interface_is_imported():

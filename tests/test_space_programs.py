@@ -1,6 +1,7 @@
 """The Space for programs: its endpoints, through Gradio's client and by hand; one server for all tests here."""
 
-import importlib.util
+import asyncio
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -17,7 +18,8 @@ from angel_trl import EntityLinker
 gradio_client = pytest.importorskip(
     "gradio_client", reason="pip install -c constraints.txt -e '.[space]' lets the tests of the Space run"
 )
-pytestmark = pytest.mark.timeout(400)
+endpoints = pytest.importorskip("endpoints", reason="the Space needs Gradio, of the extra [space]")
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +122,57 @@ def test_nothing_that_is_served_names_a_path_of_the_server(space):
         assert str(log.parent) not in text
 
 
-def test_without_the_extra_for_mcp_it_says_how_to_get_it(space):
-    if importlib.util.find_spec("mcp") is not None:
-        pytest.skip("mcp is installed")
-    assert 'MCP tools are off: they need an extra of Gradio. Install it with pip install "gradio[mcp]".' in (
-        space[1].read_text()
-    )
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (None, 'they need an extra of Gradio. Install it with pip install "gradio[mcp]".'),
+        ("2.0.1", 'mcp 2.0.1 is installed, and Gradio needs "mcp<2".'),
+    ],
+)
+def test_without_the_extra_for_mcp_it_says_how_to_get_it(monkeypatch, version, message):
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    def installed(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    given = endpoints.mcp_settings()
+    assert not given["mcp_server"]
+    program = TestClient(Starlette(**given["app_kwargs"]))
+    answer = program.post("/gradio_api/mcp/")
+    assert (answer.status_code, answer.json()) == (501, {"error": f"MCP tools are off: {message}"})
+    # The page of the API asks for this, and says that there are tools if it gets anything.
+    assert program.get("/gradio_api/mcp/schema").status_code == 501
 
 
-def test_a_program_of_an_assistant_finds_the_tools(space):
-    pytest.importorskip("mcp", reason='pip install "gradio[mcp]" lets the test run')
-    with urllib.request.urlopen(f"{space[0]}/gradio_api/mcp/schema", timeout=60) as answer:
-        tools = json.load(answer)
-    assert {tool["name"].rpartition("_")[2] for tool in tools} >= {"link", "batch"}
+def test_an_assistant_calls_the_tools(space):
+    mcp = pytest.importorskip("mcp", reason='pip install "mcp<2" lets the test run')
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def call():
+        async with (
+            streamable_http_client(f"{space[0]}/gradio_api/mcp/") as (reading, writing, _),
+            mcp.ClientSession(reading, writing) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            linked = await session.call_tool(tools[0].name, {"text": "[copper]", "allowed": ["Copper"]})
+            refused = await session.call_tool(tools[0].name, {"text": "copper"})
+            return [tool.name for tool in tools], linked.content[0].text, refused
+
+    names, linked, refused = asyncio.run(call())
+    assert names == ["link", "batch"]
+    assert "D003300" in linked
+    assert refused.isError
+    assert "No mention is marked" in refused.content[0].text
+
+
+def test_of_fifty_visitors_at_once_none_is_lost(space):
+    command = [sys.executable, str(SPACE / "load_test.py"), space[0], "--visitors", "50", "--requests", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout)["many_visitors"]
+    assert (measured["requests"], measured["lost"], measured["first_lost"]) == (100, 0, "")
+    assert measured["answer_seconds"]["p95"] < 30

@@ -1,5 +1,6 @@
 """Files of the Batch tab: mentions out of PubTator, JSONL or CSV, and answers into JSONL and CSV."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -172,8 +173,9 @@ def fresh_folder() -> Path:
     base = Path(tempfile.gettempdir()) / "entity-linking-downloads"
     base.mkdir(mode=0o700, exist_ok=True)
     for old in base.iterdir():
-        if old.stat().st_mtime < time.time() - KEPT_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another request may have removed it
+            if old.stat().st_mtime < time.time() - KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(dir=base))
 
 

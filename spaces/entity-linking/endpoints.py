@@ -1,7 +1,9 @@
 """The named endpoints for programs, `/link` and `/batch`, which are MCP tools too."""
 
 import contextlib
+import importlib.metadata
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +11,11 @@ import gradio as gr
 from records import LinkRecord, link_record
 from service import Service, VisitorError, parse
 from settings import MAX_BATCH_MENTIONS
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+logger = logging.getLogger("spaces.entity_linking")
 
 MAX_TEXTS = 500
 """Most texts of one call of `/batch`."""
@@ -77,6 +84,31 @@ def add_endpoints(service: Service) -> None:
     # A long call of /batch does not keep /link waiting.
     gr.api(link, api_name="link", concurrency_limit=CONCURRENT, concurrency_id="link")
     gr.api(batch, api_name="batch", concurrency_limit=1, concurrency_id="batch")
+
+
+def missing_for_mcp() -> str:
+    """What is to be done before the endpoints can be MCP tools; empty if they are."""
+    try:
+        version = importlib.metadata.version("mcp")
+    except importlib.metadata.PackageNotFoundError:
+        return 'MCP tools are off: they need an extra of Gradio. Install it with pip install "gradio[mcp]".'
+    if int(version.partition(".")[0]) >= 2:
+        return f'MCP tools are off: mcp {version} is installed, and Gradio needs "mcp<2".'
+    return ""
+
+
+def mcp_settings() -> dict[str, Any]:
+    """What `launch` needs to serve the MCP tools, or, where they are missing, to say so to who asks for them."""
+    missing = missing_for_mcp()
+    if not missing:
+        return {"mcp_server": True}
+    logger.info(missing)
+
+    async def say(request: Request) -> JSONResponse:
+        return JSONResponse({"error": missing}, status_code=501)
+
+    route = Route("/gradio_api/mcp/{rest:path}", say, methods=["GET", "POST", "DELETE"])
+    return {"mcp_server": False, "app_kwargs": {"routes": [route]}}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The page: components, and what happens when they are used."""
 
 import functools
+import json
 from typing import Any
 
 import gradio as gr
@@ -32,11 +33,14 @@ class Demo:
 
     def __init__(self, service: Service, page: Page, examples: list[str], name: str) -> None:
         self._service, self._page, self._examples = service, page, examples
+        calibration = service.linker.calibration
+        self._own_threshold = round((calibration and calibration.nil_threshold) or 0, 2)
         first = service.answer(examples[0])
         cache = (KEPT_SECONDS // 6, KEPT_SECONDS)
         with gr.Blocks(title="Entity linking with ANGEL", analytics_enabled=False, delete_cache=cache) as self.blocks:
-            self._answer, self._number = gr.State(first), gr.State(0)
-            self._tab, self._corrections = gr.State("link"), gr.State([])
+            self._answer, self._number, self._corrections = gr.State(first), gr.State(0), gr.State([])
+            # Which mention is chosen and which tab is open, as the browser says with every request: see view.js.
+            self._view = gr.Textbox(visible=False)
             html_block(self._masthead(name))
             with gr.Row(elem_classes="for-one", equal_height=False):
                 with gr.Column(scale=5, min_width=320):
@@ -48,16 +52,16 @@ class Demo:
             self._passage = html_block(
                 page.passage(first), js_on_load=script("passage"), elem_id="answered", elem_classes="for-one"
             )
-            with gr.Tabs(elem_id="tabs"):
-                with gr.Tab("Link", id="link", elem_id="link-tab") as link_tab:
+            with gr.Tabs(elem_id="tabs") as self._tabs:
+                with gr.Tab("Link", elem_id="link-tab"):
                     self._build_link(first)
-                with gr.Tab("Why", id="why", elem_id="why-tab") as why_tab:
+                with gr.Tab("Why", elem_id="why-tab"):
                     self._tree = html_block(js_on_load=script("zoom"), elem_id="tree")
-                with gr.Tab("Before and after", id="compare", elem_id="compare-tab") as compare_tab:
+                with gr.Tab("Before and after", elem_id="compare-tab", visible=service.positive is not None):
                     self._compared = html_block(elem_id="compared")
-                with gr.Tab("Batch", id="batch", elem_id="batch-tab") as batch_tab:
-                    build_batch_tab(service)
-            self._wire(shown, {"link": link_tab, "why": why_tab, "compare": compare_tab, "batch": batch_tab})
+                with gr.Tab("Batch", elem_id="batch-tab"):
+                    build_batch_tab(service, examples)
+            self._wire(shown)
             add_endpoints(service)
         self.blocks.queue(max_size=QUEUE_SIZE, default_concurrency_limit=CONCURRENT)
 
@@ -82,7 +86,6 @@ class Demo:
             self._link = button("Link", variant="primary", elem_id="link")
             self._mark = button("Mark selection", elem_id="mark")
             self._find = button("Find mentions", visible=self._service.finds_mentions, elem_id="find")
-        calibration = self._service.linker.calibration
         with gr.Accordion("Restrict answers", open=False, elem_id="restrict"):
             kinds = self._service.types
             self._types = gr.Dropdown(kinds, multiselect=True, label="To types", visible=bool(kinds), elem_id="types")
@@ -90,10 +93,10 @@ class Demo:
             self._threshold = gr.Slider(
                 0,
                 1,
-                (calibration and calibration.nil_threshold) or 0,
+                self._own_threshold,
                 step=0.01,
                 label="To those at least so sure (not together with the above)",
-                visible=calibration is not None,
+                visible=self._service.is_calibrated,
                 elem_id="threshold",
             )
 
@@ -113,42 +116,49 @@ class Demo:
                 self._download = gr.DownloadButton(size="md", visible=False, min_width=100, elem_id="download")
             self._flagged = html_block(elem_id="flagged")
 
-    def _wire(self, examples: list[gr.Button], tabs: dict[str, gr.Tab]) -> None:
+    def _wire(self, examples: list[gr.Button]) -> None:
         quick: dict[str, Any] = {
             "api_visibility": "private",
             "concurrency_limit": CONCURRENT,
             "concurrency_id": "link",
             "show_progress": "hidden",
+            # Who clicks on while an answer is under way gets what was asked for last.
+            "trigger_mode": "always_last",
+            "js": script("view"),
         }
         busy = {**quick, "show_progress": "minimal", "show_progress_on": [self._passage]}
         views = [self._candidates, self._right, self._flagged, self._tree, self._compared]
         answers = [self._answer, self._number, self._message, self._passage, *views]
-        inputs = [self._text, self._types, self._allowed, self._threshold]
-        gr.on([self._link.click, self._text.submit], self._on_link, [*inputs, self._tab], answers, **busy)
+        asked = [self._text, self._types, self._allowed, self._threshold]
+        gr.on([self._link.click, self._text.submit], self._on_link, [*asked, self._view], answers, **busy)
         for button, example in zip(examples, self._examples, strict=True):
-            on_example = functools.partial(self._on_example, example)
-            button.click(on_example, [self._threshold, self._tab], [*inputs[:3], *answers], **busy)
-        self._passage.select(self._on_choose, [self._answer, self._tab], [self._number, *views], **quick)
-        for name, tab in tabs.items():
-            on_tab = functools.partial(self._on_tab, name)
-            tab.select(on_tab, [self._answer, self._number], [self._tab, self._tree, self._compared], **quick)
+            filled = f"() => {json.dumps([example, [], '', self._own_threshold])}"
+            button.click(None, None, asked, js=filled, api_visibility="private").then(
+                None, js="() => { document.querySelector('#link').click(); }", api_visibility="private"
+            )
+        viewed = [self._answer, self._number, self._view]
+        gr.on([self._passage.select, self._tabs.select], self._on_view, viewed, [self._number, *views], **quick)
         self._mark.click(None, self._text, self._text, js=script("mark"), api_visibility="private")
-        self._find.click(self._on_find, self._text, [self._text, self._message], **quick)
-        flagging = [self._answer, self._number, self._right, self._corrections]
-        self._flag.click(self._on_flag, flagging, [self._corrections, self._flagged, self._download], **quick)
+        # Taggers may be slow: who waits for one keeps nobody else waiting.
+        finding = {"api_visibility": "private", "concurrency_limit": 2, "concurrency_id": "find"}
+        self._find.click(self._on_find, self._text, [self._text, self._message], show_progress="hidden", **finding)
+        flagging = [self._answer, self._right, self._corrections, self._view]
+        flagged = [self._corrections, self._flagged, self._download]
+        self._flag.click(self._on_flag, flagging, flagged, **{**quick, "trigger_mode": "once"})
 
     # --- one mention's views, which depend on the answer, on which of its mentions is chosen, and on the tab --------
 
     def _views(self, answer: Answer | None, number: int, tab: str) -> Updates:
+        """What is shown of a mention; what the open tab does not show is emptied until it is asked for."""
         if answer is None:
             shown = [self._candidates, self._flagged, self._tree, self._compared]
             return {**dict.fromkeys(shown, ""), self._right: gr.Dropdown(choices=[], value=None)}
-        compared = self._page.comparison(self._service.compare(answer, number)) if tab == "compare" else gr.skip()
+        compared = self._page.comparison(self._service.compare(answer, number)) if tab == "compare" else ""
         return {
-            self._candidates: self._page.candidates(answer.links[number]),
+            self._candidates: self._page.candidates(answer.links[number], restricted=answer.is_restricted),
             self._right: gr.Dropdown(choices=_choices(answer, number), value=None),
             self._flagged: "",
-            self._tree: self._why(answer, number) if tab == "why" else gr.skip(),
+            self._tree: self._why(answer, number) if tab == "why" else "",
             self._compared: compared,
         }
 
@@ -160,33 +170,28 @@ class Demo:
 
     # --- events -----------------------------------------------------------------------------------------------------
 
-    def _on_link(self, text: str, types: list[str], allowed: str, threshold: float, tab: str) -> Updates:
+    def _on_link(self, text: str, types: list[str], allowed: str, threshold: float, view: str) -> Updates:
         entries = [entry for entry in (allowed or "").split("\n") if entry.strip()]
-        sure = threshold if self._service.is_calibrated and not types and not entries else None
+        sure = None
+        # The slider rounds the model's own threshold.
+        if self._service.is_calibrated and not types and not entries and threshold != self._own_threshold:
+            sure = threshold
         found, said, passage = None, "", ""
         try:
             found = self._service.answer(text or "", types or (), entries, sure)
             said, passage = notices(found.notices), self._page.passage(found)
         except VisitorError as error:
             said = notices([str(error)], error=True)
+        _, tab = _chosen(view, found)
         updates = {self._answer: found, self._number: 0, self._message: said, self._passage: passage}
         return {**updates, **self._views(found, 0, tab)}
 
-    def _on_example(self, example: str, threshold: float, tab: str) -> Updates:
-        cleared = {self._text: example, self._types: [], self._allowed: ""}
-        return {**cleared, **self._on_link(example, [], "", threshold, tab)}
-
-    def _on_choose(self, answer: Answer | None, tab: str, event: gr.EventData) -> Updates:
-        # What a browser sends may be anything.
-        data = event._data if isinstance(event._data, dict) else {}
-        number = data.get("index")
-        if answer is None or not isinstance(number, int) or not 0 <= number < len(answer.links):
-            number = 0
-        return {self._number: number, **self._views(answer, number, tab)}
-
-    def _on_tab(self, tab: str, answer: Answer | None, number: int) -> Updates:
+    def _on_view(self, answer: Answer | None, shown: int, view: str) -> Updates:
+        number, tab = _chosen(view, answer)
         views = self._views(answer, number, tab)
-        return {self._tab: tab, self._tree: views[self._tree], self._compared: views[self._compared]}
+        if number == shown:  # What was begun in the other tab stays.
+            views = {self._tree: views[self._tree], self._compared: views[self._compared]}
+        return {self._number: number, **views}
 
     def _on_find(self, text: str) -> Updates:
         try:
@@ -194,11 +199,11 @@ class Demo:
         except VisitorError as error:
             return {self._text: gr.skip(), self._message: notices([str(error)], error=True)}
 
-    def _on_flag(self, answer: Answer | None, number: int, right: str | None, kept: list[dict[str, Any]]) -> Updates:
+    def _on_flag(self, answer: Answer | None, right: str | None, kept: list[dict[str, Any]], view: str) -> Updates:
         try:
             if answer is None or not right:
                 raise VisitorError("Choose the right concept first, or “no concept”.")
-            record = correction(answer, number, right, self._service)
+            record = correction(answer, _chosen(view, answer)[0], right, self._service)
         except VisitorError as error:
             return {self._flagged: notices([str(error)], error=True)}
         # Of several words about one mention the last counts.
@@ -216,3 +221,15 @@ class Demo:
 def _choices(answer: Answer, number: int) -> list[tuple[str, str]]:
     found = dict.fromkeys((i, c.name) for c in answer.links[number].candidates for i in c.ids)
     return [*((f"{name} ({concept_id})", concept_id) for concept_id, name in found), (NO_CONCEPT, NO_CONCEPT_ID)]
+
+
+def _chosen(view: str | None, answer: Answer | None) -> tuple[int, str]:
+    """The mention and the tab that a browser says are chosen; what it sends may be anything."""
+    try:
+        said = json.loads(view or "{}")
+    except (ValueError, RecursionError):
+        said = {}
+    said = said if isinstance(said, dict) else {}
+    number, tab = said.get("mention"), said.get("tab")
+    fits = answer is not None and isinstance(number, int) and 0 <= number < len(answer.links)
+    return (number if fits else 0), (tab if isinstance(tab, str) else "link")

@@ -1,7 +1,6 @@
 """Answers as HTML. Whatever comes from a visitor or a knowledge base is escaped here, and nowhere is it trusted."""
 
 import html
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -62,7 +61,9 @@ def percent(value: float) -> str:
     """A probability for people: never 0 % or 100 % for what is neither."""
     if value >= 0.9995:
         return "> 99.9 %"
-    return "< 0.1 %" if value < 0.001 else f"{100 * value:.1f} %"
+    if value < 1e-6:
+        return "< 0.0001 %"
+    return f"{100 * value:.1g} %" if value < 0.001 else f"{100 * value:.1f} %"
 
 
 def notices(lines: Iterable[str], *, error: bool = False) -> str:
@@ -102,20 +103,27 @@ class Page:
         parts.append(escape(answer.text[at:]))
         return f'<div class="passage" dir="auto" tabindex="0" role="group" aria-label="Passage">{"".join(parts)}</div>'
 
-    def candidates(self, link: Linked) -> str:
-        """What one mention was linked to, and the other candidates."""
+    def candidates(self, link: Linked, *, restricted: bool = False) -> str:
+        """What one mention was linked to, and the other candidates.
+
+        Args:
+            link: the mention.
+            restricted: whether only some names were allowed.
+        """
         if not link.candidates:
             return f'{self._headline(link)}<p class="quiet">The mention is longer than the model can read.</p>'
         said = "Probability is the model’s own, of the name given the passage"
         if link.exact:
             sure = '<span class="badge">✓ exact</span>'
-            said += ": no other name of this knowledge base is likelier."
+            which = "name that is allowed" if restricted else "name of this knowledge base"
+            said += f": no other {which} is likelier."
         else:
             sure = '<span class="badge open">~ not proven</span>'
             said += "; a likelier name may have been missed."
         if link.abstained:
             said = f"The confidence is below the threshold, so there is no answer. {said}"
-        return f'{self._headline(link)}{self._table(link.candidates, "Candidates")}<p class="quiet">{sure} {said}</p>'
+        drawn = self._table(link.candidates, "Candidates", answered=not link.abstained)
+        return f'{self._headline(link)}{drawn}<p class="quiet">{sure} {said}</p>'
 
     def _headline(self, link: Linked) -> str:
         sure = ""
@@ -132,10 +140,17 @@ class Page:
             + (f'<p class="definition" dir="auto">{escape(definition, _SHOWN_CHARACTERS)}</p>' if definition else "")
         )
 
-    def _table(self, candidates: Sequence[Candidate], caption: str) -> str:
-        """Candidates with their types."""
-        rows = [[self._name(c), self._ids(c.ids), self._types(c), _share(c)] for c in candidates]
-        return table(caption, ("Name", "Id", "Type", "Probability"), rows)
+    def _table(self, candidates: Sequence[Candidate], caption: str, *, answered: bool) -> str:
+        """Candidates, with their types if the knowledge base has some."""
+        types = [self._types(c) for c in candidates]
+        # On a narrow screen the headline's has to do.
+        column = [f'<span class="wide">{kinds}</span>' for kinds in types] if any(types) else []
+        heads = ("Name", "Id", *(['<span class="wide">Type</span>'] if column else []), "Probability")
+        rows = [
+            [self._name(c), self._ids(c.ids), *column[place : place + 1], _share(c)]
+            for place, c in enumerate(candidates)
+        ]
+        return table(caption, heads, rows, best=answered)
 
     def _name(self, candidate: Candidate) -> str:
         name = f"<bdi>{escape(candidate.name, 120)}</bdi>"
@@ -169,18 +184,21 @@ class Page:
                 "<code>ANGEL_POSITIVE_MODEL</code> to show what the negative-aware rounds changed.</p>"
             )
         before, after = compared.before, compared.after
-        if before.id == after.id:
-            change = "Both stages agree on the concept."
-            if before.score is not None and after.score is not None:
-                shares = percent(math.exp(before.score)), percent(math.exp(after.score))
-                change += f" Its name went from {shares[0]} to {shares[1]}."
+        if not before.candidates or not after.candidates:
+            return '<p class="quiet">The mention is longer than the model can read.</p>'
+        # An answer that is not given for want of confidence is no change that the rounds made.
+        was, now = before.candidates[0], after.candidates[0]
+        if set(was.ids) & set(now.ids):
+            change = "Both stages agree on the concept. "
+            change += f"Its name went from {percent(probability(was))} to {percent(probability(now))}."
         else:
-            change = "The rounds changed the answer: "
-            change += f"“{before.name or NO_CONCEPT}” before, “{after.name or NO_CONCEPT}” after."
-        was = {c.matched_name: place for place, c in enumerate(before.candidates)}
+            change = f"The rounds changed the first candidate: “{was.name}” before, “{now.name}” after."
+        if after.abstained:
+            change += " Its confidence is below the threshold, so it is not given as an answer."
+        places = {c.matched_name: place for place, c in enumerate(before.candidates)}
         first = [[self._name(c), self._ids(c.ids), _share(c)] for c in before.candidates]
         then = [
-            [self._name(c), self._ids(c.ids), _moved(was.get(c.matched_name), place), _share(c)]
+            [self._name(c), self._ids(c.ids), _moved(places.get(c.matched_name), place), _share(c)]
             for place, c in enumerate(after.candidates)
         ]
         columns = (
@@ -192,23 +210,26 @@ class Page:
         return f'<p class="change">{escape(change)}</p><div class="sides">{columns}</div>{_pairs(compared)}'
 
 
-def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, ranked: bool = True) -> str:
+def table(
+    caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, ranked: bool = True, best: bool = True
+) -> str:
     """A table that can be scrolled sideways, also with the keyboard.
 
     Args:
         caption: what it holds, for those who do not see it.
-        heads: of the columns.
+        heads: of the columns, as HTML.
         rows: cells as HTML; the last of a row is a number.
-        ranked: whether rows are numbered, and the first is the best.
+        ranked: whether rows are numbered.
+        best: whether the first of numbered rows is the answer.
     """
     head = "".join(f'<th scope="col">{text}</th>' for text in (["#", *heads] if ranked else heads))
     body = ""
     for place, cells in enumerate(rows):
         *first, last = cells
         rank = f'<td class="rank">{place + 1}</td>' if ranked else ""
-        best = ' class="best"' if ranked and place == 0 else ""
+        kind = ' class="best"' if ranked and best and place == 0 else ""
         texts = "".join(f"<td>{cell}</td>" for cell in first)
-        body += f'<tr{best}>{rank}{texts}<td class="share">{last}</td></tr>'
+        body += f'<tr{kind}>{rank}{texts}<td class="share">{last}</td></tr>'
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>'
         f"{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -217,7 +238,7 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
 def _share(candidate: Candidate) -> str:
     share = probability(candidate)
-    return f'<span class="bar" style="--share:{share:.4f}"></span>{percent(share)}'
+    return f'<span class="bar" style="--share:{share:.4f}"></span><span class="number">{percent(share)}</span>'
 
 
 def _moved(was: int | None, place: int) -> str:
@@ -243,9 +264,10 @@ def _pairs(compared: Comparison) -> str:
         ]
         for pair in compared.pairs
     ]
-    heads = ("First in round", "Chosen", "Rejected", "Times", "Margin when mined")
+    heads = ("Round", "Chosen", "Rejected", "Times", "Margin")
     return (
         "<h2>What the rounds taught about these names</h2>"
-        f'{table("Mined pairs", heads, rows, ranked=False)}<p class="quiet">Margin: log-probability of the chosen '
-        "name less that of the rejected one, by the model that mined the pair; below 0 it preferred the wrong one.</p>"
+        f'{table("Mined pairs", heads, rows, ranked=False)}<p class="quiet">Round: the first that mined the '
+        "pair. Margin: log-probability of the chosen name less that of the rejected one, by the model that mined it; "
+        "below 0 it preferred the wrong one.</p>"
     )

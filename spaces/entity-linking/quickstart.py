@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -32,8 +32,12 @@ def is_complete(folder: Path = FOLDER) -> bool:
     return all((folder / stage / "angel.json").exists() for stage in ("positive", "linker"))
 
 
-def ensure(folder: Path = FOLDER) -> None:
+def ensure(folder: Path = FOLDER, tell: Callable[[str, float], None] = lambda stage, done: None) -> None:
     """Run the quickstart's recipe, with a progress bar, unless that was done. A run that was interrupted goes on.
+
+    Args:
+        folder: of the run.
+        tell: is told the stage and the part of the whole that is done, 0 to 1.
 
     Raises:
         NoModelError: if the recipe is not there, or fails; its last lines are in the message.
@@ -46,8 +50,9 @@ def ensure(folder: Path = FOLDER) -> None:
             "(on the Hub: Settings, Variables and secrets)."
         )
     print(f"No ANGEL_MODEL is set: training the quickstart's linker in {folder} (about three minutes, once).")
-    command = [sys.executable, "-m", "accelerate.commands.launch", str(RECIPE), "--config"]
-    command += [str(RECIPE.parent / "configs" / "quickstart.yaml"), "--output_dir", str(folder), "--resume"]
+    # One process, without the launcher: whoever stops it stops all of it.
+    command = [sys.executable, str(RECIPE), "--config", str(RECIPE.parent / "configs" / "quickstart.yaml")]
+    command += ["--output_dir", str(folder), "--resume"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_MININTERVAL": "0.5"}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
     last: list[str] = []
@@ -58,10 +63,12 @@ def ensure(folder: Path = FOLDER) -> None:
         TimeElapsedColumn(),
     )
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as recipe, Progress(*columns) as bars:
-        task = bars.add_task(_STAGES[0][0], total=1.0)
+        begun = sum((folder / linker / "angel.json").exists() for linker in ("positive/names/linker", "positive"))
+        task = bars.add_task(_STAGES[begun][0], total=1.0)
         try:
-            for stage, done, line in follow(recipe.stderr):
+            for stage, done, line in follow(recipe.stderr, begun):
                 bars.update(task, description=_STAGES[stage][0], completed=done)
+                tell(_STAGES[stage][0], done)
                 last = [*last[-19:], line] if line else last
         finally:
             # Whoever stops this stops the recipe too; it goes on where it was at the next start.
@@ -71,16 +78,17 @@ def ensure(folder: Path = FOLDER) -> None:
         raise NoModelError("The quickstart's recipe failed:\n" + "\n".join(last))
 
 
-def follow(output: IO[str] | None) -> Iterator[tuple[int, float, str]]:
+def follow(output: IO[str] | None, begun: int = 0) -> Iterator[tuple[int, float, str]]:
     """Tell from the recipe's progress bars how far it is.
 
     Args:
         output: its standard error.
+        begun: stages that an earlier run did to their end.
 
     Yields:
         The stage, the part of the whole that is done (0 to 1), and the line read, empty for a progress bar.
     """
-    stage, seen, done = 0, 0.0, 0.0
+    stage, seen, done = begun, 0.0, sum(weight for _, weight in _STAGES[:begun])
     for line in _lines(output):
         step = _STEP.match(line)
         if step is None:

@@ -42,6 +42,11 @@ class Answer:
     types: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
 
+    @property
+    def is_restricted(self) -> bool:
+        """Whether only some names were allowed."""
+        return bool(self.types or self.allowed)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
@@ -272,7 +277,7 @@ class Service:
         after = answer.links[number]
         row = {"text": answer.text, "start": after.start, "end": after.end}
         restriction = None
-        if answer.types or answer.allowed:
+        if answer.is_restricted:
             restriction = _restriction(self.positive, answer.types, answer.allowed)
         (before,) = self.positive.link_batch([row], restrictions=restriction, **_SEARCH)
         return Comparison(before, after, tuple(self._taught(before, after)))

@@ -42,6 +42,8 @@ class _Node:
 def _tree(branch: Branch, best: set[int], column: int, shown: int) -> list[_Node]:
     """What is drawn of the branches below `branch`."""
     leading, others = notable(branch.branches, shown)
+    # The way to the answer is a straight line along the top.
+    leading.sort(key=lambda below: id(below) not in best)
     nodes = []
     for below in leading:
         ranks = [b.rank for b in below.walk() if b.rank is not None]
@@ -62,7 +64,7 @@ def _tree(branch: Branch, best: set[int], column: int, shown: int) -> list[_Node
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+    return f"{value:z.2f}".replace("-", "−")
 
 
 def _why(branch: Branch) -> str:
