@@ -140,7 +140,7 @@ def test_a_missing_trie_is_made_anew_and_a_spoilt_one_may_be_deleted(saved, capl
     ("content", "message"),
     [
         ("{", "is not readable JSON"),
-        ("[]", "has format None"),
+        ("[]", "holds no JSON object"),
         (json.dumps({"format": "angel_trl.linker/1"}), "lacks kb_fingerprint, mention_format"),
     ],
 )

@@ -50,7 +50,7 @@ class LinkingArguments:
     context: float = field(default=0.7, metadata={"help": "Share of the sentences that are more than the name."})
     shard_mentions: int = field(default=2048, metadata={"help": "Mentions of a shard."})
     sides: list[str] = field(
-        default_factory=lambda: ["1x1", "2x1", "1x2"], metadata={"help": "Processes x threads of each, by turns."}
+        default_factory=lambda: ["1x1", "2x1"], metadata={"help": "Processes x threads of each, by turns."}
     )
     abstracts: float = field(default=36e6, metadata={"help": "Abstracts to say how long it would take for."})
     mentions_an_abstract: float = field(
