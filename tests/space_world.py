@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -39,6 +40,8 @@ import waiting  # noqa: E402
 __all__ = ["batch_files", "examples", "markup", "quickstart", "records", "service", "settings", "tree_svg", "waiting"]
 
 EXAMPLE = "Copper in [Wilson's disease] is bound by [penicillamine]."
+FIRST = "We describe [Wilson's disease] as a cause of [delirium]."
+HOSTILE = "<img src=x onerror=window.hacked=1> [copper]"
 
 CONCEPTS = [
     Concept("D006527", ("Wilson Disease", "Hepatolenticular Degeneration"), types=("Disease",), definition="Copper."),
@@ -103,6 +106,7 @@ def running_space(folder, **environment):
     port = free_port()
     given = {
         "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_NUM_PORTS": "1",  # this one or none
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "HF_HUB_OFFLINE": "1",
@@ -144,3 +148,32 @@ def wait_for(url, process, log, seconds=500):
 
 def chromium():
     return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+
+def sync_api():
+    """Playwright, set for a busy machine; skips the file that calls it where a browser cannot be run."""
+    pytest.importorskip(
+        "gradio", reason="pip install -c constraints.txt -e '.[space]' lets the tests of the Space run"
+    )
+    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright lets the browser tests run")
+    if chromium() is None:
+        pytest.skip("apt-get install chromium lets the browser tests run", allow_module_level=True)
+    api.expect.set_options(timeout=120_000)
+    return api
+
+
+def open_accordion(page, name):
+    if not page.locator(f"#{name} input, #{name} textarea").first.is_visible():
+        page.click(f"#{name} button >> nth=0")
+
+
+def link(page, text):
+    page.fill("#passage textarea", text)
+    page.click("#link")
+
+
+def headline(page):
+    return page.locator("#candidates .headline")

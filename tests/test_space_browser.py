@@ -1,84 +1,18 @@
-"""The Space in a real browser: one server and one browser for all tests here."""
+"""The Space as a visitor uses it, in a real browser."""
 
-import http.server
 import json
 import re
 import subprocess
 import sys
-import threading
-from importlib.util import find_spec
 
 import pytest
-from space_world import (
-    EXAMPLE,
-    ROOT,
-    chromium,
-    free_port,
-    knowledge_base,
-    models_for,
-    running_space,
-    save_tagger,
-    waiting,
-)
+from space_world import EXAMPLE, FIRST, HOSTILE, ROOT, headline, link, open_accordion, sync_api
 
-from angel_trl import EntityLinker, read_corpus
-from angel_trl.confidence import Calibration
+from angel_trl import read_corpus
 
-pytest.importorskip("gradio", reason="pip install -c constraints.txt -e '.[space]' lets the tests of the Space run")
-sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright lets the browser tests run")
-if chromium() is None:
-    pytest.skip("apt-get install chromium lets the browser tests run", allow_module_level=True)
-
+pytest_plugins = ["space_browser"]
 pytestmark = pytest.mark.timeout(600)
-expect = sync_api.expect
-expect.set_options(timeout=120_000)
-
-FIRST = "We describe [Wilson's disease] as a cause of [delirium]."
-HOSTILE = "<img src=x onerror=window.hacked=1> [copper]"
-
-
-@pytest.fixture(scope="module")
-def space(tmp_path_factory, make_model, tokenizer):
-    """`(url, path of the server's output)` of a running Space with two tiny models, some pairs and a tagger."""
-    folder = tmp_path_factory.mktemp("space")
-    linkers = [EntityLinker(make_model(seed), tokenizer, knowledge_base()) for seed in (0, 1)]
-    # Of which no answer is below the threshold.
-    linkers[0].calibration = Calibration(1.0, -50.0, 0.0, 0.9, 10, 5, linkers[0].targets.fingerprint, {})
-    save_tagger(folder / "tagger")
-    named = models_for(folder, linkers, [FIRST, EXAMPLE, HOSTILE])
-    with running_space(folder, **named, ANGEL_NER=str(folder / "tagger")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chrome = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield chrome
-        chrome.close()
-
-
-@pytest.fixture(scope="module")
-def seen():
-    """What no page may do: requests to other hosts, and errors in the console."""
-    return {"elsewhere": [], "errors": []}
-
-
-@pytest.fixture(scope="module")
-def open_page(space, browser, seen):
-    """`open_page(**settings of the context)`: the page of a fresh visitor, at which the first answer stands."""
-
-    def opened(**settings):
-        page = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **settings}).new_page()
-        page.set_default_timeout(120_000)
-        page.on("request", lambda r: r.url.startswith((space[0], "data:", "blob:")) or seen["elsewhere"].append(r.url))
-        page.on("console", lambda m: m.type == "error" and seen["errors"].append(m.text))
-        page.on("pageerror", lambda error: seen["errors"].append(str(error)))
-        page.goto(space[0])
-        expect(page.locator("#answered .mention")).to_have_count(2)
-        return page
-
-    return opened
+expect = sync_api().expect
 
 
 @pytest.fixture(scope="module")
@@ -90,25 +24,13 @@ def visitor(open_page):
 def page(visitor):
     """A visitor's page that tests share: the first example is answered, and no restriction is left."""
     visitor.click("#link-tab-button")
+    # Or what is waited for might stand there from the test before, and the example undo what a test does first.
+    visitor.fill("#passage textarea", "")
     visitor.click("#examples button >> nth=0")
     expect(visitor.locator("#passage textarea")).to_have_value(FIRST)
     expect(visitor.locator("#answered")).to_contain_text("as a cause of")
     expect(headline(visitor)).to_contain_text("Wilson's disease")
     return visitor
-
-
-def open_accordion(page, name):
-    if not page.locator(f"#{name} input, #{name} textarea").first.is_visible():
-        page.click(f"#{name} button >> nth=0")
-
-
-def link(page, text):
-    page.fill("#passage textarea", text)
-    page.click("#link")
-
-
-def headline(page):
-    return page.locator("#candidates .headline")
 
 
 # --- a visitor -------------------------------------------------------------------------------------------------------
@@ -275,20 +197,26 @@ def test_a_file_is_linked_and_its_answers_downloaded(page, tmp_path):
     page.click("#run")
     expect(page.get_by_role("alert")).to_contain_text("picture.csv is not UTF-8 text")
     page.get_by_role("button", name="Clear").click()
-    rows = [{"text": f"Number {n}: [copper] against [delirium].", "document_id": str(n)} for n in range(50)]
+    rows = [{"text": f"Number {n}: [copper] against [delirium].", "document_id": str(n)} for n in range(150)]
     path = tmp_path / "mentions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page.set_input_files("#file input[type=file]", path)
     expect(page.locator("#file")).to_contain_text("mentions")
+    # The bar may come and go between two looks at the page.
+    page.evaluate("""() => {
+        window.progress = new Set();
+        const look = () => document.querySelectorAll("#status progress").forEach((bar) => progress.add(bar.value));
+        new MutationObserver(look).observe(document.querySelector("#batch-tab"), { subtree: true, childList: true });
+    }""")
     page.click("#run")
-    expect(page.get_by_role("progressbar")).to_be_attached()
-    expect(page.locator("#status")).to_contain_text("100 mentions, 100 linked")
+    expect(page.locator("#status")).to_contain_text("300 mentions, 300 linked")
+    assert page.evaluate("progress.size") >= 1
     expect(page.locator("#preview tbody tr")).to_have_count(8)
     with page.expect_download() as downloading:
         page.click("#as-json")
     downloading.value.save_as(tmp_path / "links.jsonl")
     splits, report = read_corpus(tmp_path / "links.jsonl")
-    assert (report.used, splits["train"]["mention"][:2]) == (100, ["copper", "delirium"])
+    assert (report.used, splits["train"]["mention"][:2]) == (300, ["copper", "delirium"])
     page.click("#link-tab-button")
     expect(page.locator("#passage")).to_be_visible()
 
@@ -378,95 +306,6 @@ def test_a_wrong_link_becomes_a_training_mention(page, tmp_path):
     recipe = [sys.executable, str(ROOT / "recipes" / "prepare.py"), "--corpus", str(path), "--output_dir", str(made)]
     done = subprocess.run(recipe, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["splits"] == {"train": 1}
-
-
-# --- how it looks ----------------------------------------------------------------------------------------------------
-
-
-def serious(axe, page):
-    """What axe-core finds that keeps people out."""
-    found = axe.run(page).response["violations"]
-    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
-
-
-@pytest.fixture(scope="module")
-def axe():
-    return pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python lets the test run"
-    ).Axe()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_serious_barrier_is_found(open_page, axe, scheme):
-    page = open_page(color_scheme=scheme)
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (max(map(int, re.findall(r"\d+", background)[:3])) < 60) == (scheme == "dark")
-    page.click("#restrict button")
-    page.click("#flag button")
-    shown = {"link": "#candidates table", "why": "svg.tree", "compare": ".side", "batch": "#file"}
-    for tab, part in shown.items():
-        page.click(f"#{tab}-tab-button")
-        expect(page.locator(part).first).to_be_visible()
-        page.wait_for_timeout(300)  # colours change slowly
-        assert serious(axe, page) == [], tab
-    page.context.close()
-
-
-def test_a_narrow_screen_is_enough(open_page):
-    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True)
-    link(page, f"[{'a' * 60}] and [copper]")
-    expect(headline(page)).to_contain_text("aaa")
-    for tab, part in {"why": "svg.tree", "compare": ".side", "batch": "#file", "link": "#candidates table"}.items():
-        page.click(f"#{tab}-tab-button")
-        expect(page.locator(part).first).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for button in ("#link", "#mark"):
-        assert page.locator(button).bounding_box()["height"] >= 30
-    page.context.close()
-
-
-def test_everything_about_a_mention_fits_on_one_screen(open_page):
-    page = open_page()
-    assert page.evaluate("document.documentElement.scrollHeight") <= 800
-    page.context.close()
-
-
-@pytest.mark.skipif(
-    not find_spec("mcp"), reason='pip install "mcp<2": without it Gradio\'s page asks in vain for tools'
-)
-def test_the_page_about_the_api_opens(open_page):
-    page = open_page()
-    page.get_by_role("button", name="Use via API").click()
-    page.get_by_role("listitem").filter(has_text="Python").click()
-    expect(page.get_by_text("/batch").first).to_be_visible()
-    page.context.close()
-
-
-def test_the_page_of_the_training_turns_into_the_space(browser, axe, monkeypatch):
-    class Space(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/" else 404)
-            self.end_headers()
-            self.wfile.write(b"<h1>The Space</h1>" if self.path == "/" else b"")
-
-        def log_message(self, *args):
-            pass
-
-    monkeypatch.setenv("GRADIO_SERVER_PORT", str(port := free_port()))
-    page = browser.new_context(color_scheme="dark").new_page()
-    with waiting.page() as tell:
-        page.goto(f"http://127.0.0.1:{port}/")
-        tell("learning from mistakes", 0.4)
-        expect(page.get_by_text("Learning from mistakes")).to_be_visible()
-        expect(page.get_by_text("40 %")).to_be_visible()
-        assert serious(axe, page) == []
-    expect(page.get_by_text("Waiting for the server")).to_be_visible()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Space)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    expect(page.get_by_text("The Space")).to_be_visible()
-    page.context.close()
-    server.shutdown()
-    server.server_close()
 
 
 def test_no_page_asked_elsewhere_or_wrote_an_error(seen):
