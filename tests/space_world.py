@@ -168,6 +168,8 @@ def sync_api():
 def open_accordion(page, name):
     if not page.locator(f"#{name} input, #{name} textarea").first.is_visible():
         page.click(f"#{name} button >> nth=0")
+        # What was set while it was closed arrives only now, and would undo what is typed at once.
+        page.wait_for_timeout(500)
 
 
 def link(page, text):
