@@ -1,6 +1,7 @@
 """Tables of speed and memory, from the JSON files that the scripts in `bench/` write."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from table_parts import bold, interval, significant, table
@@ -201,3 +202,28 @@ def linking(result: Result) -> str:
     days = f"days for {settings['abstracts']:,.0f} abstracts of {settings['mentions_an_abstract']} mentions"
     header = ["processes x threads", "mentions a second", "peak, MB a process", "growth, MB", days]
     return table(header, rows, numbers=True)
+
+
+def space(result: Result) -> str:
+    """What visitors of the Space wait for: one in a browser, and many at once."""
+    one, turns = result["one_visitor"], result["many_visitors"]
+    crowd = turns[0]["visitors"]
+    rows = [
+        ["first paint, s", one["first_paint_seconds"]],
+        ["the first example's answer on the screen, s", one["example_shown_seconds"]],
+        ["a text's answer on the screen, s", one["answer_seconds"]],
+        [f"the same of {crowd} visitors at once, median, s", _spread([t["answer_seconds"]["median"] for t in turns])],
+        [f"of {crowd} visitors at once, p95, s", _spread([turn["answer_seconds"]["p95"] for turn in turns])],
+        ["answers a second", _spread([turn["answers_per_second"] for turn in turns])],
+    ]
+    told = [
+        [name, f"{significant(value['median'])} [{significant(value['min'])}, {significant(value['max'])}]"]
+        for name, value in rows
+    ]
+    lost, asked = sum(turn["lost"] for turn in turns), sum(turn["requests"] for turn in turns)
+    told.append(["answers lost", f"{lost} of {asked:,}"])
+    return table(["", "median [min, max]"], told, numbers=True)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -20,7 +20,7 @@ import experiment_tables as experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
-READMES = (ROOT / "README.md", RESULTS / "README.md")
+READMES = (ROOT / "README.md", RESULTS / "README.md", ROOT / "spaces" / "entity-linking" / "README.md")
 
 TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     # By name what makes it, and the files it is made of where these are always the same.
@@ -47,6 +47,7 @@ TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "training": (benchmarks.training, ("training",)),
     "training in small": (benchmarks.training_small, ("training",)),
     "linking": (benchmarks.linking, ("linking",)),
+    "space": (benchmarks.space, ("space",)),
 }
 
 _TABLE = re.compile(r"<!-- table: (?P<name>.+?) -->\n(?P<text>.*?)<!-- end of table: (?P=name) -->", re.DOTALL)

@@ -1,11 +1,11 @@
 """Many visitors at once: how many answers a second, how long they wait, is one lost; and what a single visitor sees.
 
-    python spaces/entity-linking/load_test.py http://127.0.0.1:7860 --visitors 50 --requests 4
+    python spaces/entity-linking/load_test.py http://127.0.0.1:7860 --visitors 50 --requests 4 --turns 5
 
 Each visitor opens the page, then presses “Link” for one text after the other, over the queue that a browser uses; all
 begin together. The texts are those of a file, one a line, or an example with another number in each. With `--browser`
 one visitor's first paint and answers are measured in Chromium as well, which takes Playwright and a machine at rest.
-Prints one JSON object, and writes it to `--output`.
+Each turn has new visitors, and texts that were not linked before. Prints one JSON object, and writes it to `--output`.
 """
 
 import argparse
@@ -83,12 +83,13 @@ async def visit(
             answers.append(time.perf_counter() - begin)
 
 
-async def many(url: str, visitors: int, requests: int, lines: list[str]) -> dict[str, Any]:
+async def many(url: str, visitors: int, requests: int, lines: list[str], turn: int = 0) -> dict[str, Any]:
     """All visitors at once."""
     pages: list[float] = []
     answers: list[float] = []
     lost: list[str] = []
-    texts = [lines[n % len(lines)].replace("{number}", str(n)) for n in range(visitors * requests)]
+    first = turn * visitors * requests
+    texts = [lines[n % len(lines)].replace("{number}", str(first + n)) for n in range(visitors * requests)]
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
         config = (await client.get("/config")).json()
         begin = time.perf_counter()
@@ -167,6 +168,7 @@ def main() -> None:
     parser.add_argument("url", help="where the Space runs")
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--requests", type=int, default=4, help="of each visitor")
+    parser.add_argument("--turns", type=int, default=1, help="times all of it is done")
     parser.add_argument("--texts", type=Path, help="file of texts with [mentions], one a line")
     parser.add_argument("--browser", type=int, default=0, metavar="REPEATS", help="measure one visitor in Chromium")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -175,7 +177,9 @@ def main() -> None:
     results: dict[str, Any] = surroundings()
     if args.browser:
         results["one_visitor"] = one(args.url, args.browser)
-    results["many_visitors"] = asyncio.run(many(args.url, args.visitors, args.requests, lines))
+    results["many_visitors"] = [
+        asyncio.run(many(args.url, args.visitors, args.requests, lines, turn)) for turn in range(args.turns)
+    ]
     if args.output:
         args.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(results, ensure_ascii=False))
