@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from angel_trl.mining import from_parquet, mine, to_dataset
+from angel_trl.mining import from_parquet, to_dataset
 from angel_trl.round_publishing import RoundPublisher, round_name
 
 if TYPE_CHECKING:
@@ -137,19 +137,8 @@ class PairMiningCallback(TrainerCallback):
             mined = from_parquet(path, trainer.mentions, trainer.args, round)
         else:
             show_progress = state.is_local_process_zero and not args.disable_tqdm
-            with trainer.searched_model() as model:
-                mined = mine(
-                    model,
-                    trainer.targets,
-                    trainer.mentions,
-                    trainer.nearest_gold,
-                    trainer.args,
-                    round=round,
-                    reference=trainer.initial_scorer(model) if trainer.args.reference == "initial" else None,
-                    process=trainer.accelerator.process_index,
-                    processes=trainer.accelerator.num_processes,
-                    progress=f"round {round + 1}/{trainer.args.num_rounds}: mining" if show_progress else None,
-                )
+            progress = f"round {round + 1}/{trainer.args.num_rounds}: mining" if show_progress else None
+            mined = trainer.mine_round(round, progress)
             if state.is_world_process_zero:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # Written aside and renamed, so that a killed run leaves no half a file.

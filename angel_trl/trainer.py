@@ -37,7 +37,7 @@ from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import KnowledgeBase
 from angel_trl.mention_batches import add_mention_batches
 from angel_trl.mentions import validate_mentions
-from angel_trl.mining import Scorer
+from angel_trl.mining import RoundPairs, Scorer, mine
 from angel_trl.model_card import Stated
 from angel_trl.preference_head import RowHead
 from angel_trl.publishing import Destination, Outcome, publish_run
@@ -242,6 +242,27 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def mine_round(self, round: int, progress: str | None = None) -> RoundPairs:
+        """Mine the pairs of a round with the model as it is now; called by all processes.
+
+        Args:
+            round: 0 for the first.
+            progress: text of a progress bar, None for none.
+        """
+        with self.searched_model() as model:
+            return mine(
+                model,
+                self.targets,
+                self.mentions,
+                self.nearest_gold,
+                self.args,
+                round=round,
+                reference=self.initial_scorer(model) if self.args.reference == "initial" else None,
+                process=self.accelerator.process_index,
+                processes=self.accelerator.num_processes,
+                progress=progress,
+            )
 
     @property
     def _initial(self) -> Path:

@@ -18,10 +18,11 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 CONFIGS = Path(__file__).parent / "configs"
 if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "--help") for a in sys.argv):
@@ -39,6 +40,7 @@ from stages import Stages, first_model, parse_settings, train_rounds  # noqa: E4
 
 from angel_trl import (  # noqa: E402
     AngelConfig,
+    AngelTrainer,
     EntityLinker,
     KnowledgeBase,
     MentionFormat,
@@ -121,10 +123,16 @@ class RecipeArguments(PublishArguments):
     )
     resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
 
+    def make_trainer(self, *given: Any, **named: Any) -> AngelTrainer:
+        """The trainer of the rounds."""
+        return PublishingTrainer(*given, **named)
 
-def parse_arguments(argv: list[str]) -> tuple[RecipeArguments, AngelConfig]:
+
+def parse_arguments(
+    argv: list[str], kind: type[RecipeArguments] = RecipeArguments
+) -> tuple[RecipeArguments, AngelConfig]:
     """Read the YAML file, the file of a preset of its own (`configs/scratch-*.yaml`) and the command line."""
-    return parse_settings((RecipeArguments, AngelConfig), argv, CONFIGS)
+    return parse_settings((kind, AngelConfig), argv, CONFIGS)
 
 
 def settings_of(args: RecipeArguments) -> dict:
@@ -254,20 +262,20 @@ def train_angel(
         train = concatenate_datasets([train.select_columns(made.column_names), made])
     angel = copy.copy(angel)
     angel.output_dir = str(folder)
-    trainer = PublishingTrainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format, card=told.card)
+    trainer = args.make_trainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format, card=told.card)
     curve = train_rounds(trainer, to, args.resume)
     told.rounds = trainer.round_publisher
     return curve
 
 
-def main() -> None:
-    """Run the stages and report."""
+def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = parse_arguments) -> None:
+    """Run the stages and report; `parse` reads the command line."""
     begin = time.time()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # A line for each request to the Hub would hide the others.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     argv = sys.argv[1:]
-    args, angel = parse_arguments(argv)
+    args, angel = parse(argv)
     publication = Publication(args, angel, model=args.model, corpus=args.corpus, kb=args.kb, argv=argv)
     stages = Stages(angel, args.resume, args.cpu_threads)
     output = stages.output

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from angel_trl import AngelConfig, AngelTrainer
 from angel_trl.card_parts import public
@@ -22,13 +22,14 @@ logger = logging.getLogger("recipes.publishing")
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 """The settings of the recipe when no other file is given."""
-LAUNCH = ("accelerate", "launch", "recipes/angel.py")
+LAUNCH = ("accelerate", "launch")
 
 
 @dataclass
 class PublishArguments:
     """What is published besides what `AngelConfig` says, and what is stated of it."""
 
+    script: ClassVar[str] = "recipes/angel.py"
     hub_private: bool | None = field(
         default=None,
         metadata={
@@ -96,6 +97,7 @@ class Publication:
         self.rounds: RoundPublisher | None = None
         self.to = angel.hub_destination() if angel.push_to_hub else None
         self._settings, self._mining = _settings(argv), angel.mining_settings()
+        self._launch = (*LAUNCH, told.script)
         datasets = [of for of in [hub_id(corpus)] if of]
         self.card: dict[str, Any] = {
             "license": told.license,
@@ -105,7 +107,7 @@ class Publication:
             "datasets": datasets,
             "corpus": "the synthetic quickstart" if corpus is None else public(corpus),
             "language": told.language,
-            "command": shlex.join([*LAUNCH, *(_public(word) for words in self._settings for word in words)]),
+            "command": shlex.join([*self._launch, *(_public(word) for words in self._settings for word in words)]),
         }
         try:
             Stated(**self.card, repo_id=self.to and self.to.model_id)
@@ -158,7 +160,7 @@ class Publication:
             )
             print(f"The pairs hold passages of the corpus: {seen}.")
         if outcome.failures:
-            again = [*LAUNCH, *(word for words in self._settings for word in words), "--resume"]
+            again = [*self._launch, *(word for words in self._settings for word in words), "--resume"]
             print(
                 f"Everything is kept: {linker}, {rounds}. To publish what is missing, without training again:\n"
                 f"  {shlex.join(again)}"
