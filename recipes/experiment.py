@@ -53,7 +53,7 @@ class Run:
 
     Args:
         name: also of its folder.
-        recipe: `angel` or `pretrain` or `baselines`, a script beside this one.
+        recipe: `angel`, `ablation`, `pretrain` or `baselines`, a script beside this one.
         settings: its command line, with `${data}` and `${runs}`.
     """
 

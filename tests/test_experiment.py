@@ -36,6 +36,7 @@ def parsers():
     arguments, path = list(sys.argv), list(sys.path)
     sys.path.insert(0, str(ROOT / "recipes"))
     try:
+        import ablation
         import angel
         import pretrain
         from stages import parse_settings
@@ -49,6 +50,7 @@ def parsers():
         sys.argv[:], sys.path[:] = arguments, path
     return {
         "angel": angel.parse_arguments,
+        "ablation": ablation.parse_arguments,
         "pretrain": lambda argv: parse_settings(
             (pretrain.PretrainArguments, angel.AngelConfig), argv, pretrain.CONFIGS
         ),
