@@ -19,6 +19,8 @@ from angel_trl.decoding import score_names
 from angel_trl.mining import RoundPairs
 from angel_trl.targets import MentionSet, NearestNames, TargetNames
 
+NEGATIVES = ("beam", "tfidf", "random")
+MISTAKES = ("none", "doubled_space", "prefix", "dropout")
 DROPOUT = 0.1
 """The rate of BART's published models, of hidden states, attention weights and activations alike."""
 _RATES = ("dropout", "attention_dropout", "activation_dropout")
@@ -156,7 +158,7 @@ class VariantTrainer(PublishingTrainer):
         named: of `AngelTrainer`.
 
     Raises:
-        ValueError: where the model, its tokenizer or other settings leave nothing to change.
+        ValueError: for another choice; where the model, its tokenizer or other settings leave nothing to change.
     """
 
     def __init__(self, *given: Any, negatives: str = "beam", mistake: str = "none", **named: Any) -> None:
@@ -171,6 +173,13 @@ class VariantTrainer(PublishingTrainer):
 
     def _refuse(self) -> None:
         formatter = self.targets.formatter
+        # Choices in a YAML file have not been checked yet.
+        for name, given, choices in (
+            ("negatives", self._negatives, NEGATIVES),
+            ("mistake", self._mistake, MISTAKES),
+        ):
+            if given not in choices:
+                raise ValueError(f"{name} is {given!r}; choose one of {', '.join(choices)}.")
         if self._negatives != "beam" and self.args.within_types:
             raise ValueError(
                 f"--negatives {self._negatives} takes wrong names of any type, but within_types mines among a "
@@ -197,7 +206,7 @@ class VariantTrainer(PublishingTrainer):
         return NearestWrongNames(self.targets)
 
     def _with_other_negatives(self, mined: RoundPairs) -> RoundPairs:
-        """As many wrong names for each mention, in place of those that were found; of the same on all processes."""
+        """As many wrong names for each mention, in place of those that were found; the same on all processes."""
         places, counts = np.unique(mined.pairs.mention, return_counts=True)
         taught = self.mentions.subset(mined.rows[places])
         if self._negatives == "tfidf":
