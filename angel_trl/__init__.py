@@ -19,6 +19,7 @@ _MODULE_OF = {
     "EntityLinker": "linker",
     "EntityLinkingMetric": "evaluate_metric",
     "Explanation": "explanation",
+    "HeldOut": "held_out",
     "KnowledgeBase": "kb",
     "Linked": "linked",
     "MENTION_FEATURES": "mentions",
@@ -31,6 +32,7 @@ _MODULE_OF = {
     "Restriction": "restrictions",
     "TargetNames": "targets",
     "calibrate": "calibration",
+    "deal_documents": "held_out",
     "evaluate_confidence": "calibration",
     "explain": "explanation",
     "make_pairs": "pairs",
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from angel_trl.formatting import EncodedMention as EncodedMention
     from angel_trl.formatting import MentionFormat as MentionFormat
     from angel_trl.formatting import MentionFormatter as MentionFormatter
+    from angel_trl.held_out import HeldOut as HeldOut
+    from angel_trl.held_out import deal_documents as deal_documents
     from angel_trl.kb import Concept as Concept
     from angel_trl.kb import KnowledgeBase as KnowledgeBase
     from angel_trl.linked import Candidate as Candidate

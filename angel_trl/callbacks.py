@@ -89,6 +89,7 @@ class RoundPublishingCallback(TrainerCallback):
 class PairMiningCallback(TrainerCallback):
     """Fills the trainer's training set with the pairs of each round, mined with the model as it then is.
 
+    The trainer's held-out models, if it has any, search their mentions in its place.
     The pairs are written to `output_dir/pairs/round-NNN.parquet` in TRL's preference columns before training on them.
     A run resumed within a round reads them back, since its model is no longer the one that mined.
 

@@ -1,11 +1,13 @@
 """A round of mining: search, find what is preferred over gold, and keep it with its reference log-probabilities.
 
 The model of the round's start is both the miner and DPO's reference, and the search's scores are its exact
-log-probabilities, so the reference costs nothing; only a gold name that the search did not find is scored once.
+log-probabilities, so the reference costs nothing; only a gold name that the search did not find is scored once, and
+what another model found (`HeldOut`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -23,6 +25,7 @@ from transformers import PreTrainedModel
 from angel_trl.config import AngelConfig
 from angel_trl.decoding import Candidates, score_names, search
 from angel_trl.formatting import EncodedMention
+from angel_trl.held_out import HeldOut
 from angel_trl.pairs import Pairs, make_pairs
 from angel_trl.targets import MentionSet, TargetNames
 
@@ -42,7 +45,9 @@ class RoundPairs:
             round's start, or of the initial model: `AngelConfig.reference`).
         rejected_log_probs: float32 `[pairs]`, likewise of the rejected name.
         metrics: counts, shares (percent) and speed of the mining, and the mean margin: the reference's log-probability
-            of the chosen name less that of the rejected one.
+            of the chosen name less that of the rejected one. Where gold was is told of the names that were found,
+            whoever searched; `held_out` is the share of mentions that held-out models searched, if there are any, and
+            `held_out_gold_first` the share of these on which they put gold first.
     """
 
     round: int
@@ -77,6 +82,7 @@ def mine(
     *,
     round: int,
     reference: Scorer | None = None,
+    held_out: HeldOut | None = None,
     process: int = 0,
     processes: int = 1,
     progress: str | None = None,
@@ -91,6 +97,7 @@ def mine(
         args: settings of mining; `args.seed` and `args.mentions_per_round` decide which mentions are mined.
         round: 0 for the first.
         reference: log-probabilities of names by another reference than `model`, as `score_names` gives them.
+        held_out: models that search in place of `model` the mentions that they were not trained on.
         process: this process.
         processes: how many there are.
         progress: text of a progress bar, None for none.
@@ -98,16 +105,8 @@ def mine(
     begin = time.perf_counter()
     rows = round_rows(len(mentions), args.round_size(len(mentions)), round, args.seed)
     share = mentions.subset(rows[process::processes])
-    found = search(
-        model,
-        targets.trie,
-        share.encoded,
-        num_beams=args.num_beams,
-        top_k=args.mine_top_k,
-        batch_size=args.mining_batch_size,
-        restrictions=targets.within_types(share.types) if args.within_types else None,
-        progress=progress,
-    )
+    searched_by = np.full(len(share), -1) if held_out is None else held_out.places(share.ids)
+    found = _search(model, targets, share, args, held_out, searched_by, progress)
     is_gold = share.is_gold(found.names, targets.kb)
     pairs = make_pairs(
         found.names,
@@ -117,17 +116,19 @@ def mine(
         max_pairs=args.max_pairs_per_mention,
         absent=args.absent_gold,
     )
-    # What the search scored need not be scored again, unless another model is the reference.
-    known = found if reference is None else None
+    # What the reference scored when it searched need not be scored again.
+    is_known = (searched_by < 0) & (reference is None)
+    known = np.where(is_known[:, None], found.log_probs, np.float32(np.nan))
     scorer = reference or functools.partial(score_names, model, batch_size=args.mining_batch_size)
     chosen, rejected = _reference_log_probs(scorer, targets, share.encoded, pairs, known)
-    at_0, in_top = is_gold[:, 0], is_gold.any(axis=1)
+    at_0, in_top, held = is_gold[:, 0], is_gold.any(axis=1), searched_by >= 0
+    counted = (at_0, in_top & ~at_0, ~in_top, found.exact, held, held & at_0)
     shares = [
         {
             "place": np.arange(len(rows))[process::processes],
             "pairs": pairs,
             "log_probs": (chosen, rejected),
-            "counts": np.array([at_0.sum(), (in_top & ~at_0).sum(), (~in_top).sum(), found.exact.sum()]),
+            "counts": np.array([which.sum() for which in counted]),
         }
     ]
     if processes > 1:
@@ -135,19 +136,55 @@ def mine(
     return _merge(round, rows, shares, time.perf_counter() - begin)
 
 
+def _search(
+    model: PreTrainedModel,
+    targets: TargetNames,
+    mentions: MentionSet,
+    args: AngelConfig,
+    held_out: HeldOut | None,
+    searched_by: NDArray[np.int64],
+    progress: str | None,
+) -> Candidates:
+    """Search each mention with the held-out model at its place in `searched_by`, with `model` where that is -1."""
+    found = Candidates.empty(len(mentions), args.mine_top_k)
+    for place in np.unique(searched_by).tolist():
+        rows = np.flatnonzero(searched_by == place)
+        part = mentions.subset(rows)
+        own = held_out is None or place < 0
+        with contextlib.nullcontext(model) if held_out is None or own else held_out.searcher(place, model) as searcher:
+            of_part = search(
+                searcher,
+                targets.trie,
+                part.encoded,
+                num_beams=args.num_beams,
+                top_k=args.mine_top_k,
+                batch_size=args.mining_batch_size,
+                restrictions=targets.within_types(part.types) if args.within_types else None,
+                progress=progress if own or progress is None else f"{progress}, held-out model {place + 1}",
+            )
+        found.put(rows, of_part)
+    return found
+
+
 def _reference_log_probs(
     score: Scorer,
     targets: TargetNames,
     encoded: Sequence[EncodedMention | None],
     pairs: Pairs,
-    found: Candidates | None,
+    known: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Log-probabilities of both names of each pair: from the search that found them, else by `score`, each once."""
+    """Log-probabilities of both names of each pair: as `known`, else by `score`, each once.
+
+    Args:
+        score: the reference.
+        targets: the names.
+        encoded: the mentions.
+        pairs: the pairs.
+        known: `[mentions, k]`, what the reference gives the candidates; NaN where it has not scored them.
+    """
     sides = []
     for name, rank in ((pairs.chosen, pairs.chosen_rank), (pairs.rejected, pairs.rejected_rank)):
-        values = np.full(len(pairs), np.nan, dtype=np.float32)
-        if found is not None:
-            values = np.where(rank >= 0, found.log_probs[pairs.mention, np.maximum(rank, 0)], values)
+        values = np.where(rank >= 0, known[pairs.mention, np.maximum(rank, 0)], np.float32(np.nan))
         sides.append((name, values))
     asked: dict[int, dict[int, int]] = {}
     for name, values in sides:
@@ -173,7 +210,7 @@ def _merge(round: int, rows: NDArray[np.int64], shares: Sequence[dict[str, Any]]
         for field in ("chosen", "rejected", "chosen_rank", "rejected_rank")
     }
     chosen, rejected = (np.concatenate([share["log_probs"][i] for share in shares])[order] for i in (0, 1))
-    first, in_top, absent, exact = sum(share["counts"] for share in shares)
+    first, in_top, absent, exact, held, held_first = sum(share["counts"] for share in shares)
     count = len(rows)
     metrics = {
         "mentions": count,
@@ -186,6 +223,8 @@ def _merge(round: int, rows: NDArray[np.int64], shares: Sequence[dict[str, Any]]
         "mentions_per_second": count / seconds,
         "seconds": seconds,
     }
+    if held:
+        metrics |= {"held_out": 100 * held / count, "held_out_gold_first": 100 * held_first / held}
     return RoundPairs(
         round,
         rows,

@@ -34,6 +34,7 @@ from angel_trl.collator import PairCollator, RoundDataset, first_or_none
 from angel_trl.config import AngelConfig
 from angel_trl.decoding import score_names
 from angel_trl.formatting import MentionFormat, MentionFormatter
+from angel_trl.held_out import HeldOut
 from angel_trl.kb import KnowledgeBase
 from angel_trl.mention_batches import add_mention_batches
 from angel_trl.mentions import validate_mentions
@@ -71,10 +72,12 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
             (LoRA and its kin, not prompt or prefix tuning).
         card: what the cards of published linkers say, besides what is known here: fields of
             `angel_trl.model_card.Stated`; and `corpus_license`, which the card of the pairs says.
+        held_out: models that search mentions which they were not trained on, in place of the one that is trained; None
+            for none. They decide which pairs there are; the reference stays what `AngelConfig.reference` says.
 
     Raises:
-        ValueError: for an unsupported architecture, adapter or way of distribution, or datasets without usable
-            mentions.
+        ValueError: for an unsupported architecture, adapter or way of distribution, datasets without usable mentions,
+            or held-out models that do not fit (`HeldOut.check`).
     """
 
     _tag_names = ["trl", "dpo", "angel"]
@@ -97,6 +100,7 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
         peft_config: Any = None,
         card: Mapping[str, Any] | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         if isinstance(model, str):
             options = dict(args.model_init_kwargs or {})
@@ -116,6 +120,9 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         validate_mentions(train_dataset)
         validate_mentions(eval_dataset)
         self.targets = TargetNames(kb, MentionFormatter(processing_class, model.config, mention_format))
+        self.held_out = held_out
+        if held_out is not None:
+            held_out.check(train_dataset["id"], self.targets, model)
         self.mentions: MentionSet = prepare_mentions(train_dataset, self.targets, for_training=True)
         self.eval_mentions: MentionSet = prepare_mentions(eval_dataset, self.targets)
         nearest = NearestNames(kb, exclude=self.targets.unreachable)
@@ -259,6 +266,7 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
                 self.args,
                 round=round,
                 reference=self.initial_scorer(model) if self.args.reference == "initial" else None,
+                held_out=self.held_out,
                 process=self.accelerator.process_index,
                 processes=self.accelerator.num_processes,
                 progress=progress,
@@ -322,7 +330,10 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
         super()._add_card(folder, **{"results": {"settings": {"angel": self.args.to_dict()}}, **card})
 
     def _publish(self, folder: Path, to: Destination, card: Mapping[str, Any], **commit: Any) -> Outcome:
-        said = {**card, "mining": self.args.mining_settings()}
+        mining = self.args.mining_settings()
+        if self.held_out is not None:
+            mining["held_out_models"] = len(self.held_out.models)
+        said = {**card, "mining": mining}
         return publish_run(folder, self.args.output_dir, to, card=said, rounds=self.round_publisher, **commit)
 
 

@@ -4,8 +4,9 @@
     accelerate launch recipes/angel.py --config recipes/configs/ncbi.yaml --corpus DIR --kb FILE
 
 Stages, each kept in its own folder of `output_dir`: positive-only (`positive/`), negative-aware rounds (`angel/`),
-evaluation on the test split (`linker/`, `results.json`, `report.md`, `learning_curve.png`). Every setting can be given
-on the command line or in the YAML file; `--help` lists them. The last line printed is one JSON object.
+evaluation on the test split (`linker/`, `results.json`, `report.md`, `learning_curve.png`). With `--mine_folds`,
+models that have not seen the mentions they mine in the rounds are trained before these (`folds/`). Every setting can be
+given on the command line or in the YAML file; `--help` lists them. The last line printed is one JSON object.
 
     accelerate launch recipes/angel.py --push_to_hub --hub_model_id user/name [--hub_strategy every_save]
 
@@ -18,7 +19,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,10 @@ if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "-
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv[1:1] = ["--config", str(CONFIGS / "quickstart.yaml")]
 
-import torch  # noqa: E402
 from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
+from mining_folds import check_folds, deal_folds, fold_linker, train_folds  # noqa: E402
+from positive_stage import train_on_mentions, train_on_names  # noqa: E402
 from publishing import Publication, PublishArguments, PublishingTrainer  # noqa: E402
 from reporting import Curve, command_to_try, earlier_results, evaluate_systems, last_line, write_report  # noqa: E402
 from stages import Stages, first_model, parse_settings, train_rounds  # noqa: E402
@@ -42,22 +44,17 @@ from angel_trl import (  # noqa: E402
     AngelConfig,
     AngelTrainer,
     EntityLinker,
+    HeldOut,
     KnowledgeBase,
     MentionFormat,
-    PositiveConfig,
-    PositiveTrainer,
     read_corpus,
     read_knowledge_base,
     synthetic_corpus,
     validate_mentions,
 )
-from angel_trl.architectures import load_model  # noqa: E402
-from angel_trl.collator import positive_examples  # noqa: E402
-from angel_trl.kb_examples import KBExamples  # noqa: E402
 from angel_trl.kb_mentions import kb_mentions  # noqa: E402
 from angel_trl.scratch import SCRATCH_PRESETS  # noqa: E402
-from angel_trl.searching_trainer import last_checkpoint  # noqa: E402
-from angel_trl.targets import NearestNames, prepare_mentions  # noqa: E402
+from angel_trl.targets import prepare_mentions  # noqa: E402
 
 logger = logging.getLogger("recipes.angel")
 
@@ -112,6 +109,20 @@ class RecipeArguments(PublishArguments):
     )
     mined_kb_mentions: int = field(
         default=0, metadata={"help": "Mentions made from the knowledge base among those the rounds draw from."}
+    )
+    mine_folds: int = field(
+        default=0,
+        metadata={
+            "help": "Mine each training mention with one of so many more models, that which was trained without its "
+            "document; 0 mines with the model that is trained."
+        },
+    )
+    fold_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Linker, path or Hub id, that these start from; default: what the positive-only stage made of the "
+            "names alone (output_dir/positive/names/linker), without such passes the model as it is."
+        },
     )
     kb_noise: float = field(default=0.3, metadata={"help": "Share of the mentions made from the KB to misspell."})
     kb_context: float = field(
@@ -173,87 +184,42 @@ def model_to_train(args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict
     return first_model(args.model, texts, seed)
 
 
+def first_linker(args: RecipeArguments, kb, corpus, seed: int, folders: Iterable[Path]) -> EntityLinker:
+    """The linker in the first of the folders that has one, else the model to start from in the format of `args`."""
+    linkers = [folder for folder in folders if (folder / "angel.json").exists()]
+    if linkers:
+        return EntityLinker.from_pretrained(linkers[0], kb=kb, device="cpu")
+    model, tokenizer = model_to_train(args, kb, corpus, seed)
+    mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
+    return EntityLinker(model, tokenizer, kb, mention_format)
+
+
 def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder: Path) -> Curve:
     """The positive-only stage: names alone if asked for, then the corpus. Saves a linker and returns its dev curve."""
-    model, tokenizer = model_to_train(args, kb, corpus, angel.seed)
-    mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
-    linker = EntityLinker(model, tokenizer, kb, mention_format)
-    targets = linker.targets
+    linker = first_linker(args, kb, corpus, angel.seed, [])
+    model, targets = linker.model, linker.targets
     train = prepare_mentions(corpus["train"], targets, for_training=True)
     dev = prepare_mentions(corpus["dev"], targets)
-    examples = positive_examples(
-        train, NearestNames(kb, exclude=targets.unreachable).nearest(train.mentions, train.gold, args.positive_names)
-    )
-
-    def from_kb(count: int, seed: int) -> KBExamples:
-        return KBExamples(targets, count, seed=seed + 10 * angel.seed, noise=args.kb_noise, context=args.kb_context)
-
-    shared = {
-        "seed": angel.seed,
-        "report_to": angel.report_to,
-        "disable_tqdm": angel.disable_tqdm,
-        # Bfloat16 on a machine without accelerator must be asked for by name.
-        "use_cpu": angel.use_cpu or not torch.accelerator.is_available(),
-        "logging_steps": 50,
-        "save_total_limit": 1,
-        "adam_beta2": 0.98,
-        "dataloader_pin_memory": angel.dataloader_pin_memory,
-    }
-    done = last_checkpoint(folder / "names") if args.resume and args.pretrain_passes > 0 else None
-    steps = int(done.rpartition("-")[2]) if done else 0
-    checkpoint = last_checkpoint(folder / "mentions") if args.resume else None
-    if args.pretrain_passes > 0 and checkpoint is None:
-        pretrain = PositiveConfig(
-            output_dir=str(folder / "names"),
-            learning_rate=args.pretrain_learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=100,
-            num_train_epochs=1,
-            bf16=args.pretrain_bf16,
-            per_device_train_batch_size=args.pretrain_batch_size,
-            save_strategy="steps",
-            save_steps=500,
-            **shared,
-        )
-        trainer = PositiveTrainer(model, pretrain, from_kb(round(kb.num_names * args.pretrain_passes), 1), targets)
-        trainer.train(resume_from_checkpoint=done)
-        steps = trainer.state.global_step
-        # A model that a trainer has prepared (for bfloat16, for several processes) cannot be prepared by another.
-        trainer.save_linker(folder / "names" / "linker")
-        model = load_model(str(folder / "names" / "linker"))
-    mixed_in = from_kb(round(len(examples) * args.kb_mentions_per_mention), 2)
-    config = PositiveConfig(
-        output_dir=str(folder / "mentions"),
-        learning_rate=args.positive_learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=args.positive_warmup,
-        bf16=args.positive_bf16,
-        num_train_epochs=args.positive_epochs,
-        per_device_train_batch_size=args.positive_batch_size,
-        per_device_eval_batch_size=64,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-        early_stopping_patience=args.positive_patience,
-        **shared,
-    )
-    trainer = PositiveTrainer(model, config, [*examples, *mixed_in], targets, dev)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_linker(folder)
-    return [(steps + row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+    steps = 0
+    if args.pretrain_passes > 0:
+        model, steps = train_on_names(args, angel, model, targets, folder)
+    curve = train_on_mentions(args, angel, model, targets, train, dev, folder)
+    return [(steps + step, value) for step, value in curve]
 
 
 def train_angel(
-    args: RecipeArguments, angel: AngelConfig, kb, corpus, start: Path, folder: Path, to: Path, told: Publication
+    args: RecipeArguments,
+    angel: AngelConfig,
+    kb,
+    corpus,
+    start: Path,
+    folder: Path,
+    to: Path,
+    told: Publication,
+    held_out: HeldOut | None = None,
 ) -> Curve:
     """The negative-aware rounds, from the linker in `start`. Saves the best to `to` and returns its dev curve."""
-    mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
-    linkers = [folder for folder in (start, Path(args.model)) if (folder / "angel.json").exists()]
-    if linkers:
-        linker = EntityLinker.from_pretrained(linkers[0], kb=kb, device="cpu")
-        model, tokenizer, mention_format = linker.model, linker.tokenizer, linker.targets.formatter.format
-    else:
-        model, tokenizer = model_to_train(args, kb, corpus, angel.seed)
+    linker = first_linker(args, kb, corpus, angel.seed, [start, Path(args.model)])
     train = corpus["train"]
     if args.mined_kb_mentions:
         made = kb_mentions(
@@ -262,7 +228,17 @@ def train_angel(
         train = concatenate_datasets([train.select_columns(made.column_names), made])
     angel = copy.copy(angel)
     angel.output_dir = str(folder)
-    trainer = args.make_trainer(model, angel, train, corpus["dev"], kb, tokenizer, mention_format, card=told.card)
+    trainer = args.make_trainer(
+        linker.model,
+        angel,
+        train,
+        corpus["dev"],
+        kb,
+        linker.tokenizer,
+        linker.targets.formatter.format,
+        card=told.card,
+        held_out=held_out,
+    )
     curve = train_rounds(trainer, to, args.resume)
     told.rounds = trainer.round_publisher
     return curve
@@ -276,17 +252,20 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     argv = sys.argv[1:]
     args, angel = parse(argv)
-    publication = Publication(args, angel, model=args.model, corpus=args.corpus, kb=args.kb, argv=argv)
+    of_the_run = {"model": args.model, "corpus": args.corpus, "kb": args.kb, "mine_folds": args.mine_folds}
+    publication = Publication(args, angel, argv=argv, **of_the_run)
     stages = Stages(angel, args.resume, args.cpu_threads)
     output = stages.output
-    positive, rounds, final = output / "positive", output / "angel", output / "linker"
+    positive, folds, rounds, final = (output / name for name in ("positive", "folds", "angel", "linker"))
     if args.skip_positive and args.skip_angel:
         raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
+    check_folds(args)
     if stages.is_main:
         publication.check(rounds, resume=args.resume, skip_angel=args.skip_angel)
     kb, corpus, data = load_data(args)
+    fold_of = deal_folds(args, corpus, angel.seed)
     replaced = [] if args.skip_positive else [positive]
-    replaced += [] if args.skip_angel else [rounds, final]
+    replaced += [] if args.skip_angel else [*([folds] if fold_of else []), rounds, final]
     stages.clear(replaced)
     curves: dict[str, Curve] = {}
     linkers: dict[str, Path] = {}
@@ -296,7 +275,11 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
     if (positive / "angel.json").exists():
         linkers["positive-only"] = positive
     if not args.skip_angel:
-        run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final, publication)
+        held_out = None
+        if fold_of and not stages.is_done(rounds, final):
+            start = partial(fold_linker, args, kb, positive, partial(first_linker, args, kb, corpus, angel.seed))
+            held_out = train_folds(args, angel, corpus, fold_of, start, stages, folds)
+        run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final, publication, held_out)
         before = curves["positive-only"][-1][0] if "positive-only" in curves else 0
         curve = stages.run(rounds, final, run)
         curves["ANGEL"] = [(before + step, value) for step, value in curve]

@@ -71,6 +71,7 @@ class Publication:
         corpus: a path, a URL, a Hub id or None for synthetic data.
         kb: likewise.
         argv: the command line, without the script.
+        mine_folds: held-out models that mine, 0 for none.
 
     Attributes:
         card: what is stated of the run.
@@ -89,6 +90,7 @@ class Publication:
         corpus: str | None,
         kb: str | None,
         argv: Sequence[str],
+        mine_folds: int = 0,
     ) -> None:
         if told.hub_private is not None:
             if angel.hub_private_repo not in (None, told.hub_private):
@@ -98,6 +100,8 @@ class Publication:
         self.to = angel.hub_destination() if angel.push_to_hub else None
         self._settings, self._mining = _settings(argv), angel.mining_settings()
         self._launch = (*LAUNCH, told.script)
+        if mine_folds:
+            self._mining["held_out_models"] = mine_folds
         datasets = [of for of in [hub_id(corpus)] if of]
         self.card: dict[str, Any] = {
             "license": told.license,

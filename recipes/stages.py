@@ -25,6 +25,9 @@ from angel_trl.searching_trainer import last_checkpoint
 
 logger = logging.getLogger("recipes")
 
+_CURVE = "curve.json"
+"""What a stage that is done has in its folder."""
+
 
 def parse_settings(kinds: tuple[type, ...], argv: list[str], presets: Path) -> Any:
     """Read the YAML file given as `--config` and the command line, which wins, into dataclasses of `kinds`.
@@ -118,10 +121,14 @@ class Stages:
         self._state.wait_for_everyone()
         logger.info("a run that is interrupted goes on when the same command is given with --resume")
 
+    def is_done(self, folder: Path, linker: Path) -> bool:
+        """Whether the run that is resumed has done the stage in `folder` that saves `linker`."""
+        return self._resume and (folder / _CURVE).exists() and (linker / "angel.json").exists()
+
     def run(self, folder: Path, linker: Path, train: Callable[[], Curve]) -> Curve:
         """Run a stage in `folder` that saves `linker`, or take one that is done as it is. Returns its dev curve."""
-        marker = folder / "curve.json"
-        if self._resume and marker.exists() and (linker / "angel.json").exists():
+        marker = folder / _CURVE
+        if self.is_done(folder, linker):
             logger.info("%s is done: going on with what follows", folder)
             return [(step, value) for step, value in json.loads(marker.read_text(encoding="utf-8"))]
         # A stage has a precision of its own, and accelerate keeps one for the process, and what it made of its kind.

@@ -23,6 +23,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from angel_trl import synthetic_corpus
 from angel_trl.config import AngelConfig
 from angel_trl.kb import KnowledgeBase
+from angel_trl.searching_trainer import last_checkpoint
 from angel_trl.trainer import AngelTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
@@ -117,7 +118,7 @@ def train(world, output, settings, resume):
         KnowledgeBase.from_parquet(world / "kb.parquet"),
         processing_class=AutoTokenizer.from_pretrained(world / "model"),
     )
-    trainer.train(resume_from_checkpoint=recipe.last_checkpoint(output) if resume == "recipe" else resume)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume == "recipe" else resume)
     trainer.model.save_pretrained(output / "final")
 
 

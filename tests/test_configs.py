@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from angel_trl import PositiveTrainer
 from angel_trl.scratch import scratch_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +126,7 @@ def test_everything_but_the_weights_runs(recipe, read, tmp_path, monkeypatch, na
     texts = [*kb.names, *corpus["train"]["text"]]
     monkeypatch.setattr(recipe, "model_to_train", lambda *_: scratch_model("scratch-tiny", texts, seed=0))
     trained = []
-    monkeypatch.setattr(recipe.PositiveTrainer, "train", lambda trainer, **_: trained.append(trainer))
+    monkeypatch.setattr(PositiveTrainer, "train", lambda trainer, **_: trained.append(trainer))
     monkeypatch.setattr(recipe, "train_rounds", lambda trainer, to, resume: trained.append(trainer) or [])
     assert recipe.train_positive(args, angel, kb, corpus, tmp_path / "positive") == []
     start, folder, to = (tmp_path / part for part in ("nothing", "angel", "linker"))

@@ -1,0 +1,101 @@
+"""Training on right names, in two parts: the names of the knowledge base alone, then the mentions of a corpus."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import Curve
+from transformers import PreTrainedModel
+
+from angel_trl import AngelConfig, PositiveConfig, PositiveTrainer, TargetNames
+from angel_trl.architectures import load_model
+from angel_trl.collator import positive_examples
+from angel_trl.kb_examples import KBExamples
+from angel_trl.searching_trainer import last_checkpoint
+from angel_trl.targets import MentionSet, NearestNames
+
+
+def names_linker(folder: Path) -> Path:
+    """Where the stage in `folder` leaves what it has learnt of the names, before it comes to the mentions."""
+    return folder / "names" / "linker"
+
+
+def train_on_names(
+    args: Any, angel: AngelConfig, model: PreTrainedModel, targets: TargetNames, folder: Path
+) -> tuple[PreTrainedModel, int]:
+    """Pass over the names alone, saving a linker. Returns the model to go on with, and the steps taken."""
+    checkpoint = last_checkpoint(folder / "names") if args.resume else None
+    if args.resume and last_checkpoint(folder / "mentions"):
+        # The weights to go on with are in that one.
+        return model, int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    config = PositiveConfig(
+        output_dir=str(folder / "names"),
+        learning_rate=args.pretrain_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=100,
+        num_train_epochs=1,
+        bf16=args.pretrain_bf16,
+        per_device_train_batch_size=args.pretrain_batch_size,
+        save_strategy="steps",
+        save_steps=500,
+        **_shared(angel),
+    )
+    examples = _from_kb(args, angel, targets, round(targets.kb.num_names * args.pretrain_passes), 1)
+    trainer = PositiveTrainer(model, config, examples, targets)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    # A model that a trainer has prepared (for bfloat16, for several processes) cannot be prepared by another.
+    trainer.save_linker(names_linker(folder))
+    return load_model(str(names_linker(folder))), trainer.state.global_step
+
+
+def train_on_mentions(
+    args: Any,
+    angel: AngelConfig,
+    model: PreTrainedModel,
+    targets: TargetNames,
+    mentions: MentionSet,
+    dev: MentionSet,
+    folder: Path,
+) -> Curve:
+    """Learn the nearest names of mentions, and others made from the knowledge base. Saves a linker in `folder`."""
+    nearest = NearestNames(targets.kb, exclude=targets.unreachable)
+    examples = positive_examples(mentions, nearest.nearest(mentions.mentions, mentions.gold, args.positive_names))
+    mixed_in = _from_kb(args, angel, targets, round(len(examples) * args.kb_mentions_per_mention), 2)
+    config = PositiveConfig(
+        output_dir=str(folder / "mentions"),
+        learning_rate=args.positive_learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=args.positive_warmup,
+        bf16=args.positive_bf16,
+        num_train_epochs=args.positive_epochs,
+        per_device_train_batch_size=args.positive_batch_size,
+        per_device_eval_batch_size=64,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        early_stopping_patience=args.positive_patience,
+        **_shared(angel),
+    )
+    trainer = PositiveTrainer(model, config, [*examples, *mixed_in], targets, dev)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "mentions") if args.resume else None)
+    trainer.save_linker(folder)
+    return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+
+
+def _from_kb(args: Any, angel: AngelConfig, targets: TargetNames, count: int, seed: int) -> KBExamples:
+    return KBExamples(targets, count, seed=seed + 10 * angel.seed, noise=args.kb_noise, context=args.kb_context)
+
+
+def _shared(angel: AngelConfig) -> dict[str, Any]:
+    """Settings of both parts."""
+    return {
+        "seed": angel.seed,
+        "report_to": angel.report_to,
+        "disable_tqdm": angel.disable_tqdm,
+        # Bfloat16 on a machine without accelerator must be asked for by name.
+        "use_cpu": angel.use_cpu or not torch.accelerator.is_available(),
+        "logging_steps": 50,
+        "save_total_limit": 1,
+        "adam_beta2": 0.98,
+        "dataloader_pin_memory": angel.dataloader_pin_memory,
+    }
