@@ -5,8 +5,8 @@
 
 Stages, each kept in its own folder of `output_dir`: positive-only (`positive/`), negative-aware rounds (`angel/`),
 evaluation on the test split (`linker/`, `results.json`, `report.md`, `learning_curve.png`). With `--mine_folds`,
-models that have not seen the mentions they mine in the rounds are trained before these (`folds/`). Every setting can be
-given on the command line or in the YAML file; `--help` lists them. The last line printed is one JSON object.
+models that have not seen the mentions they mine in the rounds are trained before these (`folds/`). Every setting can
+be given on the command line or in the YAML file; `--help` lists them. The last line printed is one JSON object.
 
     accelerate launch recipes/angel.py --push_to_hub --hub_model_id user/name [--hub_strategy every_save]
 

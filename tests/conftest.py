@@ -193,7 +193,7 @@ def make_trainer(tmp_path, make_model, tokenizer, small_kb, small_mentions):
     from angel_trl.config import AngelConfig
     from angel_trl.trainer import AngelTrainer
 
-    def make(model=None, output_dir=tmp_path, train=None, callbacks=None, peft_config=None, **settings):
+    def make(model=None, output_dir=tmp_path, train=None, callbacks=None, peft_config=None, held_out=None, **settings):
         defaults = {
             "num_rounds": 2,
             "mentions_per_round": 12,
@@ -216,6 +216,7 @@ def make_trainer(tmp_path, make_model, tokenizer, small_kb, small_mentions):
             processing_class=tokenizer,
             callbacks=callbacks,
             peft_config=peft_config,
+            held_out=held_out,
         )
 
     return make
