@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from angel_trl.config import AngelConfig
+from angel_trl.held_out import HeldOut, deal_documents
 from angel_trl.kb import KnowledgeBase
 from angel_trl.mining import mine
 from angel_trl.trainer import AngelTrainer
@@ -27,6 +28,7 @@ RUNS = {
     "nearest": {"absent_gold": "nearest"},
     "skip": {"absent_gold": "skip"},
     "initial, with the tokens of chosen names": {"reference": "initial", "loss_type": ["sigmoid", "sft"]},
+    "held out": {"held_out": ["held-out-0", "held-out-1"]},
 }
 SHARED_OUT = {"shared out": {"reference": "initial", "load_best_model_at_end": True}}
 SETTINGS = {
@@ -45,8 +47,16 @@ SETTINGS = {
 
 
 def run(folder: Path, output: Path, batch: int, settings: dict) -> AngelTrainer:
-    """Mine round 0, then train; writes what each process mined and the weights it ends with."""
+    """Mine round 0, then train; writes what each process mined and the weights it ends with.
+
+    `held_out` among the settings: folders of models that mine all documents but one.
+    """
     corpus = load_from_disk(str(folder / "mentions"))
+    settings = dict(settings)
+    held_out = None
+    if "held_out" in settings:
+        fold_of = deal_documents(corpus["train"].select(range(14)), 2)
+        held_out = HeldOut([folder / name for name in settings.pop("held_out")], fold_of)
     trainer = AngelTrainer(
         AutoModelForSeq2SeqLM.from_pretrained(folder / "model"),
         AngelConfig(str(output), per_device_train_batch_size=batch, **SETTINGS | settings),
@@ -54,6 +64,7 @@ def run(folder: Path, output: Path, batch: int, settings: dict) -> AngelTrainer:
         corpus["dev"],
         KnowledgeBase.from_parquet(folder / "kb.parquet"),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        held_out=held_out,
     )
     process = trainer.accelerator.process_index
     with trainer.searched_model() as model:
@@ -64,6 +75,7 @@ def run(folder: Path, output: Path, batch: int, settings: dict) -> AngelTrainer:
             trainer.nearest_gold,
             trainer.args,
             round=0,
+            held_out=held_out,
             process=process,
             processes=trainer.accelerator.num_processes,
         )

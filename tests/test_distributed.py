@@ -62,6 +62,9 @@ def world(tmp_path_factory, make_model, tokenizer, small_kb, small_mentions):
     folder = tmp_path_factory.mktemp("distributed")
     make_model().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
+    for fold in (0, 1):
+        make_model(seed=fold + 1).save_pretrained(folder / f"held-out-{fold}")
+        tokenizer.save_pretrained(folder / f"held-out-{fold}")
     small_kb.to_parquet(folder / "kb.parquet")
     splits = {s: small_mentions.filter(lambda row, s=s: row["split"] == s) for s in ("train", "dev")}
     DatasetDict(splits).save_to_disk(str(folder / "mentions"))

@@ -1,4 +1,4 @@
-"""`--mine_folds` of the recipe: models of folds are made from the names alone, mine what they have not seen, resume."""
+"""`--mine_folds` of the recipe: models of folds start from the names alone, mine what they have not seen, resume."""
 
 import hashlib
 import json
@@ -92,10 +92,8 @@ def test_a_model_is_trained_without_each_fold_from_what_was_made_of_the_names(wh
     for (_, start), fold in zip(trained, FOLDS, strict=True):
         assert all((start[name] == value).all() for name, value in names.items())
         assert (output / "folds" / fold / "angel.json").exists()
-    assert (
-        len({weights(output)[f"{part}/model.safetensors"] for part in ("positive", "folds/fold-0", "folds/fold-1")})
-        == 3
-    )
+    parts = ("positive", "folds/fold-0", "folds/fold-1")
+    assert len({weights(output)[f"{part}/model.safetensors"] for part in parts}) == 3
 
 
 def test_mentions_are_mined_by_the_model_of_their_fold_and_those_of_the_kb_by_the_round_s(whole):
