@@ -66,7 +66,8 @@ class RecipeArguments(PublishArguments):
     model: str = field(
         default="facebook/bart-large",
         metadata={
-            "help": "A model (BART, mBART, T5, mT5, GPT-2, Llama, Mistral, Qwen2, Qwen3) or linker, path or Hub id, "
+            "help": "A model (BART, mBART, T5, mT5, GPT-2, Llama, Mistral, Qwen2, Qwen3) or linker, path or Hub id; "
+            "a BERT, which becomes the encoder of a BART; "
             f"or a preset: {', '.join(SCRATCH_PRESETS)}."
         },
     )

@@ -15,13 +15,14 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
 from reporting import Curve
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
 
 from angel_trl import AngelConfig, AngelTrainer
 from angel_trl.architectures import load_model
 from angel_trl.scratch import SCRATCH_PRESETS, scratch_model
 from angel_trl.searching_trainer import last_checkpoint
+from angel_trl.warm_start import warm_start
 
 logger = logging.getLogger("recipes")
 
@@ -63,10 +64,19 @@ def parse_settings(kinds: tuple[type, ...], argv: list[str], presets: Path) -> A
 
 
 def first_model(model: str, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A preset with random weights and a tokenizer trained on `texts`, or what a folder or a Hub repository holds."""
+    """The model to begin with, and its tokenizer.
+
+    Args:
+        model: a preset, which has random weights and a tokenizer trained on `texts`; or a folder or a Hub repository,
+            of a model that generates or of a BERT, which becomes the encoder of one.
+        texts: what a preset's tokenizer is trained on.
+        seed: of weights that begin at random.
+    """
     if model in SCRATCH_PRESETS:
         return scratch_model(model, texts, seed=seed)
     try:
+        if PreTrainedConfig.get_config_dict(model)[0].get("model_type") == "bert":
+            return warm_start(model, seed=seed)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         return load_model(model), tokenizer
     except OSError as error:

@@ -1,19 +1,29 @@
 """An encoder-decoder model that begins with the weights of a BERT."""
 
 import shutil
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BartConfig, BertConfig, BertModel, GPT2Config, PreTrainedTokenizerFast
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+)
 
 from angel_trl import EntityLinker, PositiveConfig, PositiveTrainer
 from angel_trl.collator import positive_examples
 from angel_trl.targets import NearestNames, prepare_mentions
 from angel_trl.warm_start import warm_start
 
+ROOT = Path(__file__).resolve().parents[1]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -157,3 +167,13 @@ def test_weights_that_are_missing_are_refused_not_drawn(bert, tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lack encoder\.layer\.1\.output\.dense\.weight"):
         warm_start(str(tmp_path))
+
+
+def test_the_recipes_take_a_bert_as_model(bert, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    first_model = import_module("stages").first_model
+    model, tokenizer = first_model(str(bert), [], 1)
+    assert isinstance(model, BartForConditionalGeneration)
+    expected, _ = warm_start(str(bert), seed=1)
+    assert all(torch.equal(weights, expected.state_dict()[name]) for name, weights in model.state_dict().items())
+    assert len(tokenizer) == len(expected.get_input_embeddings().weight)
