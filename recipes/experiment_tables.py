@@ -1,4 +1,4 @@
-"""Tables of scores, from the JSON files that `experiment.py` writes, and from those written before there was one."""
+"""Tables of scores, from the JSON files that `experiment.py` writes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -175,44 +175,6 @@ def quickstart(result: Result) -> str:
 
 def _mean(seeds: Result, system: str) -> dict[str, float]:
     return {key: sum(one[system][key] for one in seeds.values()) / len(seeds) for key in ("acc@1", "acc@1_strict")}
-
-
-def ncbi(result: Result) -> str:
-    """The first run on NCBI Disease."""
-    test, seconds = result["test"], result["seconds"]
-    positive = (seconds["names"] + seconds["mentions"]) / 60
-    names = {
-        "lookup": "string lookup, dictionary",
-        "lookup + training mentions": "string lookup, with training mentions",
-        "positive-only": f"positive-only, {positive:.0f} minutes",
-        "ANGEL": f"ANGEL, 4 rounds, {seconds['rounds and evaluation'] / 60:.0f} minutes more",
-    }
-    rows = []
-    for system, name in names.items():
-        one = test[system]
-        first = f"{one['acc@1']:.1f}" if "lookup" in system else f"{one['acc@1']:.1f} {interval(one['acc@1_ci'])}"
-        first = first.replace(f"{one['acc@1']:.1f}", bold(f"{one['acc@1']:.1f}"), 1) if system == "ANGEL" else first
-        rows.append([name, first, *(f"{one[key]:.1f}" for key in ("acc@5", "mrr", "acc@1_strict"))])
-    return table(["", "Acc@1", "Acc@5", "MRR", "Acc@1 strict"], rows)
-
-
-def first_scores(quick: Result, real: Result) -> str:
-    """The quickstart and the first run on NCBI Disease, in small."""
-    systems = ("lookup", "lookup + training mentions", "positive-only", "ANGEL")
-    mean = {system: _mean(quick["seeds"], system) for system in systems}
-    rows = {
-        f"quickstart, synthetic, mean of {len(quick['seeds'])} seeds, 0.4M parameters": mean,
-        "NCBI Disease on MEDIC, test, one seed, 4.5M parameters from scratch, "
-        f"{sum(real['seconds'].values()) / 60:.0f} minutes": real["test"],
-    }
-    header = ["Acc@1 (any-id), two CPU cores", "string lookup", "with training mentions", "positive-only", "ANGEL"]
-    return table(
-        header,
-        [
-            [name, *(f"{one[s]['acc@1']:.1f}" for s in systems[:3]), bold(f"{one['ANGEL']['acc@1']:.1f}")]
-            for name, one in rows.items()
-        ],
-    )
 
 
 # Rows of the experiment on pre-training: what was pre-trained, and the run that fine-tunes it.

@@ -33,8 +33,6 @@ TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "main": (experiments.main, ()),
     "runs": (experiments.runs, ()),
     "quickstart": (experiments.quickstart, ("quickstart",)),
-    "ncbi": (experiments.ncbi, ("ncbi",)),
-    "first scores": (experiments.first_scores, ("quickstart", "ncbi")),
     "pretraining": (experiments.pretraining, ("pretraining",)),
     "pretraining in small": (experiments.pretraining_small, ("pretraining",)),
     "reading": (benchmarks.reading, ("readers",)),

@@ -53,7 +53,6 @@ def test_tables_of_every_file_of_results_stand_in_its_readme(recipes):
         if (
             files
             and "small" not in name
-            and name != "first scores"
             and all((RESULTS / f"{f}.json").exists() for f in files)
         ):
             assert f"<!-- table: {name} -->" in text, name
@@ -96,11 +95,11 @@ def test_a_table_that_is_stale_is_named_and_the_check_fails(tmp_path):
     [
         ("<!-- table: nothing -->\n<!-- end of table: nothing -->", "no table 'nothing'; there are scores, "),
         ("<!-- table: scores -->\n<!-- end of table: scores -->", "'scores' needs the names of the files"),
-        ("<!-- table: ncbi x -->\n<!-- end of table: ncbi x -->", "'ncbi' is always made of ncbi"),
+        ("<!-- table: search x -->\n<!-- end of table: search x -->", "'search' is always made of search"),
         ("<!-- table: scores x -->\n<!-- end of table: scores x -->", "cannot be made: FileNotFoundError"),
-        ("<!-- table: scores ncbi -->\n<!-- end of table: scores ncbi -->", "cannot be made: KeyError"),
-        ("<!-- table: ncbi -->\n", "a marker of a table has no partner"),
-        ("<!-- table: ncbi -->\n<!-- end of table: quickstart -->", "a marker of a table has no partner"),
+        ("<!-- table: scores search -->\n<!-- end of table: scores search -->", "cannot be made: KeyError"),
+        ("<!-- table: search -->\n", "a marker of a table has no partner"),
+        ("<!-- table: search -->\n<!-- end of table: quickstart -->", "a marker of a table has no partner"),
     ],
 )
 def test_markers_that_cannot_be_filled_are_named(recipes, text, message):
