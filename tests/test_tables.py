@@ -50,11 +50,7 @@ def test_tables_of_every_file_of_results_stand_in_its_readme(recipes):
     text = (RESULTS / "README.md").read_text()
     for name, (_, files) in recipes.fill.TABLES.items():
         # Small ones are for the first README; preparing has no table; that of linking is made when it was measured.
-        if (
-            files
-            and "small" not in name
-            and all((RESULTS / f"{f}.json").exists() for f in files)
-        ):
+        if files and "small" not in name and all((RESULTS / f"{f}.json").exists() for f in files):
             assert f"<!-- table: {name} -->" in text, name
 
 
