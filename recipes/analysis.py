@@ -214,8 +214,8 @@ def compute(experiment: "Experiment", output: Path, run: str, system: str, seeds
         if system in STAGES:
             parts = _parts(runs, folder, run, STAGES[system])
         else:
-            seconds = json.loads((folder / run / "results.json").read_text()).get("seconds", {})
-            parts = [(seconds[system], _threads(runs[run]))] if system in seconds else None
+            taken_by = json.loads((folder / run / "results.json").read_text()).get("seconds", {})
+            parts = [(taken_by[system]["seconds"], _threads(runs[run]))] if system in taken_by else None
         if parts is None:
             return {"compute": None}
         cores = [None if threads is None else seconds * threads for seconds, threads in parts]

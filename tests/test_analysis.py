@@ -304,7 +304,7 @@ def test_compute_is_counted_until_the_stage_was_done_with_what_it_started_from(r
 def test_compute_of_a_baseline_is_what_its_results_say(recipes, runs):
     output, experiment = runs
     path = output / "seed-1" / "lookups" / "results.json"
-    path.write_text(json.dumps({"test": {}, "seconds": {"lookup": 3.0}}))
+    path.write_text(json.dumps({"test": {}, "seconds": {"lookup": {"seconds": 3.0, "cpu_seconds": 2.5}}}))
     found = recipes.analysis.compute(experiment, output, "lookups", "lookup", [1])
     assert found == {"compute": {"seconds": 3, "core_seconds": 6}}
 

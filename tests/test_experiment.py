@@ -60,7 +60,7 @@ def parsers():
 
 def run(*arguments):
     command = [sys.executable, "recipes/experiment.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -262,7 +262,7 @@ def test_runs_and_seeds_that_there_are_not_are_named(main, arguments, message):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A folder with data, and an experiment of one short run for one seed."""
+    """A folder with data, and an experiment of two short runs for one seed."""
     folder = tmp_path_factory.mktemp("experiment")
     kb, corpus = synthetic_corpus(seed=0)
     kb.to_parquet(folder / "kb.parquet")
@@ -284,11 +284,22 @@ def small(tmp_path_factory):
         "bootstrap": 10,
         "use_cpu": True,
     }
-    content = {"title": "Small", "seeds": [3], "runs": [{"name": "one", "recipe": "pretrain", "settings": settings}]}
+    shared = {name: settings[name] for name in ("kb", "corpus", "bootstrap", "use_cpu")}
+    nearest = shared | {"system": "tfidf", "cpu_threads": 1}
+    content = {
+        "title": "Small",
+        "seeds": [3],
+        "runs": [
+            {"name": "one", "recipe": "pretrain", "settings": settings},
+            {"name": "two", "recipe": "baselines", "settings": nearest},
+        ],
+        "systems": {"TF-IDF": "two/TF-IDF"},
+    }
     (folder / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder
 
 
+@pytest.mark.timeout(300)
 def test_a_run_is_made_once_and_its_scores_are_collected(small, tmp_path):
     given = (small / "small.yaml", "--data", small, "--output_dir", tmp_path / "runs", "--results", tmp_path)
     first = run(*given)
@@ -299,6 +310,9 @@ def test_a_run_is_made_once_and_its_scores_are_collected(small, tmp_path):
     assert one["command"].startswith("accelerate launch recipes/pretrain.py --config recipes/configs/pretrain.yaml")
     assert "DATA/kb.parquet" in one["command"]
     assert {"date", "git", "hardware", "versions", "seconds"} <= set(one)
+    system = results["systems"]["TF-IDF"]
+    assert system["scores"]["acc@1"] == results["runs"]["two"]["3"]["test"]["TF-IDF"]["acc@1"]
+    assert system["compute"]["seconds"] == system["compute"]["core_seconds"] > 0
     assert str(tmp_path) not in json.dumps(results)
     linker = tmp_path / "runs" / "small" / "seed-3" / "one" / "linker" / "model.safetensors"
     made = linker.stat().st_mtime_ns
