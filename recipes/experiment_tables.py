@@ -117,24 +117,29 @@ def calibration(result: Result) -> str:
 def main(*results: Result) -> str:
     """Acc@1 of the systems of several experiments, a column each; below them the first difference asked for."""
     systems = list(dict.fromkeys(name for result in results for name in result["systems"]))
-    best = [_best({name: one["scores"]["acc@1"] for name, one in result["systems"].items()}) for result in results]
+    keys = ("acc@1", "acc@1_strict")
+    best = [
+        {key: _best({name: one["scores"][key] for name, one in result["systems"].items()}) for key in keys}
+        for result in results
+    ]
     rows = []
     for name in systems:
         cells = []
         for result, highest in zip(results, best, strict=True):
             one = result["systems"].get(name)
-            text = _with_sd(one["scores"]["acc@1"], one["sd"]["acc@1"]) if one else ""
-            cells.append(bold(text) if name in highest else text)
+            values = [_with_sd(one["scores"][key], one["sd"][key]) for key in keys] if one else []
+            told = [bold(text) if name in highest[key] else text for key, text in zip(keys, values, strict=False)]
+            cells.append(" / ".join(told))
         rows.append([name, *cells])
     first = [result["differences"][0] for result in results]
     names = {f"{one['system']} - {one['against']}, points" for one in first}
-    rows.append([" / ".join(sorted(names)), *(gain(one["acc@1"]) for one in first)])
+    rows.append([", ".join(sorted(names)), *(" / ".join(gain(one[key]) for key in keys) for one in first)])
     seeds = [max(len(one["seeds"]) for one in result["systems"].values()) for result in results]
     header = [
         f"{result['title'].split(';')[0]} ({count} seed{'s' if count > 1 else ''})"
         for result, count in zip(results, seeds, strict=True)
     ]
-    return table(["Acc@1 (any-id), mean ± deviation between seeds", *header], rows)
+    return table(["Acc@1, any-id / strict, mean ± deviation between seeds", *header], rows)
 
 
 def runs(result: Result) -> str:
