@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from angel_trl.breakdown import SLICES
 
@@ -54,7 +55,7 @@ def slices(result: Result) -> Figure:
     first = result["differences"][0]["system"]
     against = [one["against"] for one in result["differences"] if one["system"] == first][:3]
     shown = [name for name in SLICES if result["mentions"][name]]
-    figure, axes = _figure(width=9)
+    figure, axes = _figure(width=10.5)
     width = 0.8 / (len(against) + 1)
     for number, system in enumerate([*reversed(against), first]):
         own = [result["systems"][system]["slices"][name] for name in shown]
@@ -144,9 +145,9 @@ def compute(result: Result) -> Figure:
             label=label,
         )
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_formatter("{x:,.0f}")
-    axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     _finish(axes, "Core-minutes, all stages", "Test Acc@1, any-id (%)", result["title"])
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
@@ -164,7 +165,7 @@ def _figure(width: float = 7, height: float = 4.4) -> tuple[Figure, Axes]:
 
 
 def _finish(axes: Axes, x: str, y: str, title: str, grid: str = "y") -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=10)
+    axes.set_title(title.replace("; ", "\n"), loc="left", fontsize=10, fontweight="bold", pad=10)
     axes.set_xlabel(x, fontsize=10)
     axes.set_ylabel(y, fontsize=10)
     axes.grid(axis=grid, color="#D9D9D9", linewidth=0.8)
