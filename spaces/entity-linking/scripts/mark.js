@@ -22,6 +22,14 @@
   if (before.lastIndexOf("[") > before.lastIndexOf("]")) before = before.replace(/\[(?=[^[]*$)/, "");
   if (/^[^[]*\]/.test(after)) after = after.replace("]", "");
   const first = inside ? before.length : before.length + 1;
-  setTimeout(() => { area.focus(); area.setSelectionRange(first, first + said.length); }, 150);
-  return before + (inside ? said : `[${said}]`) + after;
+  const marked = before + (inside ? said : `[${said}]`) + after;
+  const select = () => {
+    // The page shows what is returned in a moment. Whoever has put in another text by then keeps their own cursor.
+    if (area.value === text) return requestAnimationFrame(select);
+    if (area.value !== marked) return;
+    area.focus();
+    area.setSelectionRange(first, first + said.length);
+  };
+  requestAnimationFrame(select);
+  return marked;
 }
