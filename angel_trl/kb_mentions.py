@@ -1,13 +1,15 @@
-"""Mentions made from a knowledge base alone: its names, misspelled a little, in sentences about them.
+"""Mentions made from a knowledge base: its names, misspelled a little, alone, in sentences about them or in passages.
 
 They teach a model how the names of a concept vary before it sees a corpus (the paper's pre-training), and they are
-where a model that has fitted its training mentions still errs, which is where negative samples are to be mined.
+where a model that has fitted its training mentions still errs, which is where negative samples are to be mined. In the
+passages of a corpus they take the place of its mentions: else a model learns that what stands in a passage is one of
+the concepts it was trained on.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -29,11 +31,14 @@ class KBMentions(Sequence[dict[str, Any]]):
         count: how many.
         seed: decides names and sentences; each mention depends on it and its place alone.
         noise: share of mentions with a small change, as by `angel_trl.kb_sentences.misspell`.
-        context: share of mentions in a sentence made of what the knowledge base knows; the others stand alone.
+        context: share of mentions in a sentence made of what the knowledge base knows.
+        in_passages: share of mentions in the place of a mention of a corpus. Of the others, `context` are in a
+            sentence; what remains stands alone.
+        passages: mentions of that corpus, rows with `text`, `start` and `end`.
         exclude: indices of names that are no mentions.
 
     Raises:
-        ValueError: if all names are excluded, `count` is negative, or a share is none.
+        ValueError: if all names are excluded, `count` is negative, a share is none, or there are no passages.
     """
 
     def __init__(
@@ -44,14 +49,23 @@ class KBMentions(Sequence[dict[str, Any]]):
         seed: int,
         noise: float = 0.3,
         context: float = 0.0,
+        in_passages: float = 0.0,
+        passages: Sequence[Mapping[str, Any]] | Dataset = (),
         exclude: Iterable[int] = (),
     ) -> None:
         if count < 0:
             raise ValueError(f"count is {count}; it must not be negative.")
+        if not 0 <= in_passages <= 1:
+            raise ValueError(f"in_passages is {in_passages}; it is a share, between 0 and 1.")
+        if in_passages and not len(passages):
+            raise ValueError(f"in_passages is {in_passages}, but no passages are given.")
         self.kb = kb
         self.seed = seed
         self._count = count
         self._maker = SentenceMaker(kb, noise, context)
+        self._alone = SentenceMaker(kb, noise)
+        self._in_passages = in_passages
+        self._passages = passages
         excluded = np.fromiter(exclude, dtype=np.int64)
         self._names = np.setdiff1d(np.arange(kb.num_names, dtype=np.int32), excluded)
         if not len(self._names):
@@ -98,7 +112,16 @@ class KBMentions(Sequence[dict[str, Any]]):
             self._pass = which
         name = int(self._order[within])
         rng = random.Random(f"{self.seed}:{place}")
+        if self._in_passages and rng.random() < self._in_passages:
+            made = self._alone.make(name, rng)
+            return name, _put_into(self._passages[rng.randrange(len(self._passages))], made), rng
         return name, self._maker.make(name, rng), rng
+
+
+def _put_into(row: Mapping[str, Any], made: KBSentence) -> KBSentence:
+    """A mention that stands alone, in the place of another in that one's passage."""
+    before, after = row["text"][: row["start"]], row["text"][row["end"] :]
+    return KBSentence(before + made.text + after, len(before), len(before) + len(made.text), ())
 
 
 def kb_mentions(kb: KnowledgeBase, count: int, *, seed: int, **settings: Any) -> Dataset:
@@ -108,7 +131,7 @@ def kb_mentions(kb: KnowledgeBase, count: int, *, seed: int, **settings: Any) ->
         kb: the knowledge base.
         count: mentions wanted.
         seed: decides draws and changes.
-        settings: `noise`, `context` and `exclude`, as in `KBMentions`.
+        settings: all others of `KBMentions`.
 
     Returns:
         Rows as in `MENTION_FEATURES`, with `split` "kb" and the concepts of the name as alternatives.

@@ -35,7 +35,7 @@ if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "-
 from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from mining_folds import check_folds, deal_folds, fold_linker, train_folds  # noqa: E402
-from positive_stage import train_on_mentions, train_on_names  # noqa: E402
+from positive_stage import mentions_from_kb, train_on_mentions, train_on_names  # noqa: E402
 from publishing import Publication, PublishArguments, PublishingTrainer  # noqa: E402
 from reporting import Curve, command_to_try, earlier_results, evaluate_systems, last_line, write_report  # noqa: E402
 from stages import Stages, first_model, parse_settings, train_rounds  # noqa: E402
@@ -52,7 +52,6 @@ from angel_trl import (  # noqa: E402
     synthetic_corpus,
     validate_mentions,
 )
-from angel_trl.kb_mentions import kb_mentions  # noqa: E402
 from angel_trl.scratch import SCRATCH_PRESETS  # noqa: E402
 from angel_trl.targets import prepare_mentions  # noqa: E402
 
@@ -129,6 +128,13 @@ class RecipeArguments(PublishArguments):
     kb_context: float = field(
         default=0.0, metadata={"help": "Share of the mentions made from the KB to put in sentences made from it."}
     )
+    kb_passages: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the mentions made from the KB to put in passages of the corpus, in the place of a "
+            "training mention; passes over the names alone (pretrain_passes) have none."
+        },
+    )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the test scores."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads of a process on CPU; default: the cores shared out evenly."}
@@ -204,7 +210,7 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
     steps = 0
     if args.pretrain_passes > 0:
         model, steps = train_on_names(args, angel, model, targets, folder)
-    curve = train_on_mentions(args, angel, model, targets, train, dev, folder)
+    curve = train_on_mentions(args, angel, model, targets, train, dev, corpus["train"], folder)
     return [(steps + step, value) for step, value in curve]
 
 
@@ -223,9 +229,7 @@ def train_angel(
     linker = first_linker(args, kb, corpus, angel.seed, [start, Path(args.model)])
     train = corpus["train"]
     if args.mined_kb_mentions:
-        made = kb_mentions(
-            kb, args.mined_kb_mentions, seed=10 * angel.seed + 3, noise=args.kb_noise, context=args.kb_context
-        )
+        made = mentions_from_kb(args, angel, kb, train, args.mined_kb_mentions, 3, args.kb_passages)
         train = concatenate_datasets([train.select_columns(made.column_names), made])
     angel = copy.copy(angel)
     angel.output_dir = str(folder)

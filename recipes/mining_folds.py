@@ -125,9 +125,10 @@ def _train_without(
     linker = start()
     rows = [row for row, mention in enumerate(corpus["train"]["id"]) if fold_of[mention] != fold]
     logger.info("fold %d of %d: training without its mentions, on %d", fold + 1, args.mine_folds, len(rows))
-    mentions = prepare_mentions(corpus["train"].select(rows), linker.targets, for_training=True)
+    train = corpus["train"].select(rows)
+    mentions = prepare_mentions(train, linker.targets, for_training=True)
     dev = prepare_mentions(corpus["dev"], linker.targets)
-    return train_on_mentions(args, angel, linker.model, linker.targets, mentions, dev, folder)
+    return train_on_mentions(args, angel, linker.model, linker.targets, mentions, dev, train, folder)
 
 
 def _keep(fold_of: Mapping[str, int], path: Path, stages: Stages) -> None:

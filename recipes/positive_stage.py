@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from reporting import Curve
 from transformers import PreTrainedModel
 
-from angel_trl import AngelConfig, PositiveConfig, PositiveTrainer, TargetNames
+from angel_trl import AngelConfig, KnowledgeBase, PositiveConfig, PositiveTrainer, TargetNames
 from angel_trl.architectures import load_model
-from angel_trl.collator import positive_examples
+from angel_trl.collator import PositiveExample, positive_examples
 from angel_trl.kb_examples import KBExamples
+from angel_trl.kb_mentions import kb_mentions
 from angel_trl.searching_trainer import last_checkpoint
-from angel_trl.targets import MentionSet, NearestNames
+from angel_trl.targets import MentionSet, NearestNames, prepare_mentions
 
 
 def names_linker(folder: Path) -> Path:
@@ -55,12 +57,25 @@ def train_on_mentions(
     targets: TargetNames,
     mentions: MentionSet,
     dev: MentionSet,
+    passages: Dataset,
     folder: Path,
 ) -> Curve:
-    """Learn the nearest names of mentions, and others made from the knowledge base. Saves a linker in `folder`."""
+    """Learn the nearest names of mentions, and others made from the knowledge base. Saves a linker in `folder`.
+
+    Mentions made from the knowledge base that are put in `passages`, in the place of the mentions there, are learnt as
+    those of the corpus are.
+    """
+    made = round(len(mentions) * args.kb_mentions_per_mention)
+    in_passages = round(made * args.kb_passages)
+    sets = [mentions]
+    if in_passages:
+        rows = mentions_from_kb(args, angel, targets.kb, passages, in_passages, 4, in_passages=1.0)
+        sets.append(prepare_mentions(rows, targets, for_training=True))
     nearest = NearestNames(targets.kb, exclude=targets.unreachable)
-    examples = positive_examples(mentions, nearest.nearest(mentions.mentions, mentions.gold, args.positive_names))
-    mixed_in = _from_kb(args, angel, targets, round(len(examples) * args.kb_mentions_per_mention), 2)
+    examples: list[PositiveExample] = []
+    for each in sets:
+        examples += positive_examples(each, nearest.nearest(each.mentions, each.gold, args.positive_names))
+    examples += _from_kb(args, angel, targets, made - in_passages, 2)
     config = PositiveConfig(
         output_dir=str(folder / "mentions"),
         learning_rate=args.positive_learning_rate,
@@ -76,10 +91,18 @@ def train_on_mentions(
         early_stopping_patience=args.positive_patience,
         **_shared(angel),
     )
-    trainer = PositiveTrainer(model, config, [*examples, *mixed_in], targets, dev)
+    trainer = PositiveTrainer(model, config, examples, targets, dev)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "mentions") if args.resume else None)
     trainer.save_linker(folder)
     return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+
+
+def mentions_from_kb(
+    args: Any, angel: AngelConfig, kb: KnowledgeBase, passages: Dataset, count: int, seed: int, in_passages: float
+) -> Dataset:
+    """`count` mentions made from the knowledge base, a share of them in the place of mentions of `passages`."""
+    shares = {"noise": args.kb_noise, "context": args.kb_context, "in_passages": in_passages}
+    return kb_mentions(kb, count, seed=seed + 10 * angel.seed, passages=passages, **shares)
 
 
 def _from_kb(args: Any, angel: AngelConfig, targets: TargetNames, count: int, seed: int) -> KBExamples:

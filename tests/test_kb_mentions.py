@@ -64,3 +64,31 @@ def test_noise_is_the_share_of_changed_mentions(small_kb):
     assert 220 < changed < 330
     all_changed = sum(text not in names for text in kb_mentions(small_kb, 1000, seed=0, noise=1.0)["mention"])
     assert all_changed > 850
+
+
+def test_mentions_in_passages_stand_in_the_place_of_the_corpus_own(small_kb, small_mentions):
+    made = kb_mentions(small_kb, 300, seed=0, in_passages=1.0, passages=small_mentions)
+    validate_mentions(made)
+    places = {(row["text"][: row["start"]], row["text"][row["end"] :]) for row in small_mentions}
+    assert {(row["text"][: row["start"]], row["text"][row["end"] :]) for row in made} == places
+    alone = kb_mentions(small_kb, 300, seed=0)
+    assert sorted(map(str, made["concept_ids"])) == sorted(map(str, alone["concept_ids"]))
+
+
+def test_what_is_not_in_a_passage_is_in_a_sentence_or_alone(small_kb, small_mentions):
+    made = list(KBMentions(small_kb, 1000, seed=1, context=0.5, in_passages=0.4, passages=small_mentions))
+    alone = sum(row["text"] == row["mention"] for row in made)
+    befores = {row["text"][: row["start"]] for row in small_mentions} - {""}
+    in_passages = sum(any(row["text"].startswith(before) for before in befores) for row in made)
+    assert 350 < in_passages < 450
+    assert 250 < alone < 350
+    assert made[:50] == KBMentions(small_kb, 50, seed=1, context=0.5, in_passages=0.4, passages=small_mentions)[:]
+
+
+def test_passages_are_asked_for_where_mentions_are_to_be_in_them(small_kb, small_mentions):
+    with pytest.raises(ValueError, match=r"in_passages is 0\.5, but no passages"):
+        KBMentions(small_kb, 1, seed=0, in_passages=0.5)
+    with pytest.raises(ValueError, match=r"in_passages is 1\.5; it is a share"):
+        KBMentions(small_kb, 1, seed=0, in_passages=1.5, passages=small_mentions)
+    given = KBMentions(small_kb, 50, seed=0, passages=small_mentions)[:]
+    assert given == KBMentions(small_kb, 50, seed=0)[:], "unless asked for, passages change nothing"
