@@ -32,17 +32,19 @@ def reading(result: Result) -> str:
 
 def streaming(result: Result) -> str:
     """Pre-training on knowledge bases of growing size."""
-    columns = ("kb_megabytes", "names_as_tokens_megabytes", "training_megabytes", "second_half_megabytes")
+    parts = ("kb_megabytes", "names_as_tokens_megabytes", "training_megabytes")
     rows = [
         [
             f"{one['names']:,}",
             f"{significant(one['seconds_to_first_step'], 2)} s",
-            *(f"{one[column]:.0f} MB" for column in columns),
+            *(f"{one[part]:.0f} MB" for part in parts),
+            f"{one['second_half_megabytes']:.0f} MB",
+            f"{sum(one[part] for part in parts):,.0f} MB",
         ]
         for one in result["sizes"]
     ]
     header = ["names", "until the first step", "knowledge base", "names as tokens and trie", "training, all steps"]
-    return table([*header, "second half of them"], rows)
+    return table([*header, "second half of them", "together"], rows)
 
 
 _SIDES = {
@@ -74,12 +76,65 @@ def search(result: Result) -> str:
             ratio = f"{spread['median']:.1f} {interval([spread['min'], spread['max']])}" if spread else ""
             if side == "encoder only":
                 ratio = f"{times[side]['median'] / times['ours']['median']:.1f}"
-            cells += [significant(times[side]["median"]) if side in times else "", ratio]
+            told = f"{significant(times[side]['median'])} [{significant(times[side]['min'])}]" if side in times else ""
+            cells += [told, ratio]
         rows.append([name, *cells])
     header = [
-        cell for model in ("trained", "random") for cell in (f"{model} model, ms a mention", "times ours [min, max]")
+        cell
+        for model in ("trained", "random")
+        for cell in (f"{model} model, ms a mention [fastest turn]", "times ours [min, max]")
     ]
     return table(["", *header], rows)
+
+
+def search_beside_generate(result: Result) -> str:
+    """Memory and best names of the search and of constrained `generate`, for both models."""
+    models = ("trained", "random")
+    sides = ("ours", "generate, constrained")
+    ours, theirs = ([result["peak_memory"][model][side] for model in models] for side in sides)
+    best = [result[model]["best_name"] for model in models]
+    rows = [
+        ["peak memory, MB: ours", *(f"{one / 1e6:.0f}" for one in ours)],
+        ["peak memory, MB: `generate`", *(f"{one / 1e6:.0f}" for one in theirs)],
+        ["ours, times that of `generate`", *(f"{a / b:.2f}" for a, b in zip(ours, theirs, strict=True))],
+        ["best name: the same", *(f"{one['same']:.1%}" for one in best)],
+        ["best name: another, ours is likelier", *(f"{one['ours_likelier']:.1%}" for one in best)],
+        ["best name: another, theirs is likelier", *(f"{one['theirs_likelier']:.1%}" for one in best)],
+    ]
+    return table(["beside constrained `generate`", *(f"{model} model" for model in models)], rows, numbers=True)
+
+
+def search_taken_apart(result: Result) -> str:
+    """How far the search is from the least its tokens can cost, and where its time goes."""
+    models = [result["trained"], result["random"]]
+    rows = [
+        ["decoder tokens a mention", *(f"{one['floor']['decoder_tokens_per_mention']:.1f}" for one in models)],
+        ["LM-head rows a mention", *(f"{one['floor']['head_rows_per_mention']:.1f}" for one in models)],
+        [
+            "these and the encoder in full batches, ms",
+            *(significant(one["floor"]["ms_per_mention"]) for one in models),
+        ],
+        ["ours, times that", *(f"{one['times_floor']:.2f}" for one in models)],
+    ]
+    parts = {
+        "all": "one run, ms",
+        "encoder": "of it the encoder",
+        "decoder": "the decoder",
+        "attention of the decoder": "(of that attention)",
+        "LM head": "the LM head",
+        "everything else": "the trie, the frontier, moving numbers",
+    }
+    rows += [[name, *(f"{one['where_ms'][part]:.1f}" for one in models)] for part, name in parts.items()]
+    return table(["", "trained model", "random model"], rows, numbers=True)
+
+
+def search_exactness(result: Result) -> str:
+    """For how many mentions the list is provably the true one."""
+    exact, settings = result["exact"], result["settings"]
+    rows = [[f"{beams} beams", f"{share:.1%}"] for beams, share in exact["share"].items()]
+    widened = exact["until_exact"]
+    rows.append([f"`exact=True`, {widened['ms_per_mention']:.1f} ms a mention", f"{widened['share']:.1%}"])
+    return table(["", f"provably the true top {settings['top_k']}, of {exact['mentions']} mentions"], rows, True)
 
 
 def search_small(result: Result) -> str:
@@ -95,10 +150,11 @@ def search_small(result: Result) -> str:
     for side, name in names.items():
         told = f"{spread[_SPEEDUPS[side]]['median']:.1f} times"
         if side == "generate, constrained":
-            early = spread[_SPEEDUPS["generate, constrained, early_stopping"]]["median"]
+            early = "generate, constrained, early_stopping"
+            fastest = times[early]["min"] / times["ours"]["min"]
             told += (
                 f" as long, {memory:.0f} times the memory (with `early_stopping=True`, which returns other lists, "
-                f"{early:.1f} times)"
+                f"{spread[_SPEEDUPS[early]]['median']:.1f} times; {fastest:.1f} in the fastest turns)"
             )
         rows.append([name, f"{times[side]['median']:.1f}", told])
     names_, beams = result["trained"]["names"], result["settings"]["num_beams"]
@@ -134,12 +190,13 @@ def growth_by_names(result: Result) -> str:
             f"{1e3 * one['open_seconds']:.1f} ({1e3 * one['open_verified_seconds']:.0f})",
             f"{one['extend_seconds']:.2f}",
             f"{one['median']:.2f} {interval([one['min'], one['max']], 2)}",
+            f"{one['process_peak_megabytes']:,.0f}",
         ]
         for count, one in result["by_names"].items()
     ]
     beams = result["settings"]["beams_for_names"]
     header = [f"names ({beams} beams)", "nodes", "MB", "built, s", "opened, ms (checked, ms)", "extended by 100, s"]
-    return table([*header, "ms a mention [min, max]"], rows, numbers=True)
+    return table([*header, "ms a mention [min, max]", "process, MB"], rows, numbers=True)
 
 
 def growth_by_beams(result: Result) -> str:
@@ -170,6 +227,32 @@ def training(result: Result) -> str:
     return table(["", "ms a step [min, max]", "times ours [min, max]", "peak memory, MB", "times ours"], rows)
 
 
+def training_equality(result: Result) -> str:
+    """How far loss and gradients are from those of the plain way."""
+    rows = [
+        ["angel_trl", *(f"{result[f'max_relative_{what}_difference']:.1e}" for what in ("loss", "gradient"))],
+        ["TRL 0.9.6", f"{result['trl_0_9']['relative_loss_difference']:.1e}", ""],
+    ]
+    return table(["largest relative difference from plain", "loss", "gradients"], rows, numbers=True)
+
+
+def training_round(result: Result) -> str:
+    """What mining and training of a round take."""
+    one = result["round"]
+    rows = []
+    for part in ("mining", "training"):
+        taken = one[f"{part}_seconds"]
+        rows.append(
+            [
+                part,
+                f"{taken['median']:.1f} {interval([taken['min'], taken['max']])}",
+                f"{one[f'{part}_share']:.0%}",
+            ]
+        )
+    header = f"a round of {one['mentions']} mentions, {one['pairs']:.0f} pairs"
+    return table([header, "seconds, median [min, max]", "share"], rows, numbers=True)
+
+
 def training_small(result: Result) -> str:
     """The same in small."""
     sides = {
@@ -188,11 +271,12 @@ def training_small(result: Result) -> str:
 
 def linking(result: Result) -> str:
     """Whole corpora, by processes and threads."""
-    settings = result["settings"]
+    settings, first = result["settings"], next(iter(result["sides"].values()))
     rows = [
         [
             side.replace("x", " x "),
             f"{one['mentions_per_second']:.1f}",
+            f"{one['mentions_per_second'] / first['mentions_per_second']:.2f}",
             f"{max(process['peak'] for process in one['memory']):,.0f}",
             f"{max(process['growth_after_a_quarter'] for process in one['memory']):+.0f}",
             f"{result['days'][side]:,.0f}",
@@ -200,7 +284,7 @@ def linking(result: Result) -> str:
         for side, one in result["sides"].items()
     ]
     days = f"days for {settings['abstracts']:,.0f} abstracts of {settings['mentions_an_abstract']} mentions"
-    header = ["processes x threads", "mentions a second", "peak, MB a process", "growth, MB", days]
+    header = ["processes x threads", "mentions a second", "times the first", "peak, MB a process", "growth, MB", days]
     return table(header, rows, numbers=True)
 
 

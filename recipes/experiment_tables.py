@@ -168,14 +168,47 @@ def _machine(hardware: Result) -> str:
 def quickstart(result: Result) -> str:
     """The quickstart, seed by seed."""
     rows, seeds = [], result["seeds"]
+    systems = ("lookup", "lookup + training mentions", "positive-only", "ANGEL")
     for seed, one in seeds.items():
-        before, after = one["positive-only"], one["ANGEL"]
-        strict = signed(after["acc@1_strict"] - before["acc@1_strict"])
-        rows.append([seed, pair(before), pair(after), gain(one["difference"]), strict])
-    before, after = (_mean(seeds, system) for system in ("positive-only", "ANGEL"))
-    strict = signed(after["acc@1_strict"] - before["acc@1_strict"])
-    rows.append(["mean", pair(before), pair(after), bold(signed(after["acc@1"] - before["acc@1"])), strict])
-    return table(["seed", "positive-only", "ANGEL", "gain, any-id [95%]", "gain, strict"], rows)
+        strict = signed(one["ANGEL"]["acc@1_strict"] - one["positive-only"]["acc@1_strict"])
+        rows.append([seed, *(pair(one[system]) for system in systems), gain(one["difference"]), strict])
+    means = [_mean(seeds, system) for system in systems]
+    gains = {key: signed(means[-1][key] - means[-2][key]) for key in means[-1]}
+    rows.append(["mean", *map(pair, means), bold(gains["acc@1"]), gains["acc@1_strict"]])
+    header = ["seed", "string lookup", "with training mentions", *systems[2:]]
+    return table([*header, "gain, any-id [95%]", "gain, strict"], rows)
+
+
+def quickstart_before(result: Result) -> str:
+    """Earlier runs of the quickstart beside those of today: how much the level moves, and how much the gain."""
+    earlier, likelihood = result["earlier_runs"]["seeds"], result["control_cross_entropy_only"]["seeds"]
+    # The control began where the earlier runs did.
+    alone = {
+        seed: {
+            "positive-only": earlier[seed]["positive-only"],
+            "ANGEL": one["ANGEL stage with sft only"],
+            "difference": one["difference"],
+        }
+        for seed, one in likelihood.items()
+    }
+    layouts = {
+        "the table above": result["seeds"],
+        "before names of a mention shared one tree and epochs had orders of their own": (
+            result["before_the_name_trees"]["seeds"]
+        ),
+        "before that, one thread and the search of that time": earlier,
+        "the same, the likelihood of the right names alone (`--loss_type sft`)": alone,
+    }
+    rows = []
+    for layout, seeds in layouts.items():
+        cells = [_step(seeds[seed]) if seed in seeds else "" for seed in result["seeds"]]
+        means = [_mean(seeds, system)["acc@1"] for system in ("positive-only", "ANGEL")]
+        rows.append([layout, *cells, signed(means[1] - means[0]) if len(seeds) > 1 else ""])
+    return table(["Acc@1, any-id", *(f"seed {seed}" for seed in result["seeds"]), "mean gain"], rows)
+
+
+def _step(one: Result) -> str:
+    return f"{one['positive-only']['acc@1']:.1f} -> {one['ANGEL']['acc@1']:.1f}, {gain(one['difference'])}"
 
 
 def _mean(seeds: Result, system: str) -> dict[str, float]:
@@ -192,18 +225,31 @@ def _only(result: Result, run: str) -> Result:
 
 
 def pretraining(result: Result) -> str:
-    """Pre-training stage by stage, with intervals."""
-    alone = _only(result, "pre-training")["test"]
+    """Pre-training stage by stage, with intervals; below it what each of its stages adds."""
+    pretrained = _only(result, "pre-training")
+    alone = pretrained["test"]
     before = {"": "", "positive-only": _full(alone["positive-only"]), "both stages": _full(alone["ANGEL"])}
-    rows = []
+    # Training mentions as further names are to string lookup what fine-tuning is to a model.
+    lookup = "string lookup; in place of fine-tuning, with training mentions"
+    rows = [[lookup, _full(alone["lookup"]), _full(alone["lookup + training mentions"]), "", ""]]
     for stage, run in _PRETRAINED.items():
         one = _only(result, run)
         same = one["difference"]["ci"] == [0, 0]
         fine_tuned = [_full(one["test"][system]) for system in ("positive-only", "ANGEL")]
         told = "0 (no round was better on dev)" if same else gain(one["difference"])
         rows.append([stage or "no pre-training", before[stage], *fine_tuned, told])
-    header = ["", "pre-trained only", "fine-tuned, positive-only", "fine-tuned, ANGEL", "ANGEL - positive-only"]
+    scores = {stage: _fine_tuned(result, stage) for stage in _PRETRAINED}
+    for stage, against in (("positive-only", ""), ("both stages", "positive-only")):
+        added = [signed(now - then) for now, then in zip(scores[stage], scores[against], strict=True)]
+        first = gain(pretrained["difference"]) if against else ""
+        rows.append([f"{stage} - {against or 'no pre-training'}", first, *added, ""])
+    header = ["", "not fine-tuned", "fine-tuned, positive-only", "fine-tuned, ANGEL", "ANGEL - positive-only"]
     return table(header, rows)
+
+
+def _fine_tuned(result: Result, stage: str) -> list[float]:
+    test = _only(result, _PRETRAINED[stage])["test"]
+    return [test[system]["acc@1"] for system in ("positive-only", "ANGEL")]
 
 
 def _full(one: Result) -> str:
@@ -218,9 +264,9 @@ def pretraining_small(result: Result) -> str:
         [
             f"pre-trained on MEDIC, {stage}" if stage else "no pre-training",
             f"{before[stage]:.1f}" if stage else "",
-            *(f"{_only(result, run)['test'][system]['acc@1']:.1f}" for system in ("positive-only", "ANGEL")),
+            *(f"{score:.1f}" for score in _fine_tuned(result, stage)),
         ]
-        for stage, run in _PRETRAINED.items()
+        for stage in _PRETRAINED
     ]
     first = "NCBI Disease, test, Acc@1 any-id; one seed, 4.5M parameters from random weights"
     return table([first, "pre-trained only", "fine-tuned, positive-only", "fine-tuned, ANGEL"], rows)

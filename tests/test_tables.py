@@ -69,7 +69,7 @@ MARKED = "before\n<!-- table: quickstart -->\nold\n<!-- end of table: quickstart
 
 def test_what_is_between_the_markers_is_replaced_and_nothing_else(recipes):
     text = recipes.fill.filled(MARKED, RESULTS)
-    assert text.startswith("before\n<!-- table: quickstart -->\n| seed | positive-only | ANGEL |")
+    assert text.startswith("before\n<!-- table: quickstart -->\n| seed | string lookup |")
     assert text.endswith("\n<!-- end of table: quickstart -->\nafter\n")
     assert "old" not in text
     assert recipes.fill.filled(text, RESULTS) == text
@@ -241,6 +241,84 @@ def test_what_was_run(recipes, result):
     assert lines[2] == "| angel | 0, 1 | 2, 2 | 2026-11-24 | 0123456 | 2 cores of A CPU |"
     result["runs"]["angel"]["0"]["hardware"]["gpu"] = "A GPU"
     assert recipes.experiments.runs(result).splitlines()[2].endswith("| A GPU |")
+
+
+# The tables of one set of files, on small made results.
+
+
+def run_of(before, after, **more):
+    scores = {"positive-only": before, "ANGEL": after, "lookup": 20.0, "lookup + training mentions": 40.0}
+    gained = after - before
+    return {
+        **{name: {"acc@1": value, "acc@1_strict": value - 1} for name, value in scores.items()},
+        "difference": {"difference": gained, "ci": [gained - 1, gained + 1]},
+        **more,
+    }
+
+
+def test_earlier_quickstarts_and_the_control_stand_under_their_seeds(recipes):
+    alone = {
+        "ANGEL stage with sft only": {"acc@1": 71.0, "acc@1_strict": 69.0},
+        "difference": {"difference": 1.0, "ci": [-1, 3]},
+    }
+    result = {
+        "seeds": {"0": run_of(80.0, 82.0), "1": run_of(70.0, 74.0)},
+        "before_the_name_trees": {"seeds": {"0": run_of(60.0, 61.0), "1": run_of(60.0, 62.0)}},
+        "earlier_runs": {"seeds": {"0": run_of(50.0, 51.0), "1": run_of(70.0, 75.0)}},
+        "control_cross_entropy_only": {"seeds": {"1": alone}},
+    }
+    lines = recipes.experiments.quickstart_before(result).splitlines()
+    assert lines[2] == (
+        "| the table above | 80.0 -> 82.0, +2.0 [+1.0, +3.0] | 70.0 -> 74.0, +4.0 [+3.0, +5.0] | +3.0 |"
+    )
+    assert lines[3].endswith("| 60.0 -> 61.0, +1.0 [+0.0, +2.0] | 60.0 -> 62.0, +2.0 [+1.0, +3.0] | +1.5 |")
+    assert lines[5].endswith("(`--loss_type sft`) | | 70.0 -> 71.0, +1.0 [-1.0, +3.0] | |")
+    lines = recipes.experiments.quickstart(result).splitlines()
+    assert lines[2] == ("| 0 | 20.0 / 19.0 | 40.0 / 39.0 | 80.0 / 79.0 | 82.0 / 81.0 | +2.0 [+1.0, +3.0] | +2.0 |")
+    assert lines[4] == "| mean | 20.0 / 19.0 | 40.0 / 39.0 | 75.0 / 74.0 | 78.0 / 77.0 | **+3.0** | +3.0 |"
+
+
+def test_what_each_stage_of_pre_training_adds(recipes):
+    def runs(before, after):
+        test = run_of(before, after)
+        difference = test.pop("difference")
+        return {"0": {"test": {n: one | {"acc@1_ci": [0, 100]} for n, one in test.items()}, "difference": difference}}
+
+    found = {
+        "pre-training": runs(60.0, 61.0),
+        "without": runs(63.0, 64.0),
+        "after-positive-only": runs(79.0, 80.0),
+        "after-both-stages": runs(78.0, 80.5),
+    }
+    lines = recipes.experiments.pretraining({"runs": found}).splitlines()
+    assert lines[2].endswith("| 20.0 [0.0, 100.0] / 19.0 | 40.0 [0.0, 100.0] / 39.0 | | |")
+    assert lines[6] == "| positive-only - no pre-training | | +16.0 | +16.0 | |"
+    assert lines[7] == "| both stages - positive-only | +1.0 [+0.0, +2.0] | -1.0 | +0.5 | |"
+
+
+def test_the_search_beside_generate(recipes):
+    peaks = {"ours": 100e6, "generate, constrained": 400e6}
+    best = {"same": 0.75, "ours_likelier": 0.2, "theirs_likelier": 0.05}
+    result = {"trained": {"best_name": best}, "random": {"best_name": best | {"same": 0.5}}}
+    result["peak_memory"] = {"trained": peaks, "random": peaks | {"ours": 200e6}}
+    assert recipes.benchmarks.search_beside_generate(result).splitlines()[2:] == [
+        "| peak memory, MB: ours | 100 | 200 |",
+        "| peak memory, MB: `generate` | 400 | 400 |",
+        "| ours, times that of `generate` | 0.25 | 0.50 |",
+        "| best name: the same | 75.0% | 50.0% |",
+        "| best name: another, ours is likelier | 20.0% | 20.0% |",
+        "| best name: another, theirs is likelier | 5.0% | 5.0% |",
+    ]
+
+
+def test_how_many_lists_are_provably_right(recipes):
+    exact = {"mentions": 8, "share": {"5": 0.25}, "until_exact": {"share": 0.975, "ms_per_mention": 16.77}}
+    assert recipes.benchmarks.search_exactness({"exact": exact, "settings": {"top_k": 3}}).splitlines() == [
+        "| | provably the true top 3, of 8 mentions |",
+        "|---|---:|",
+        "| 5 beams | 25.0% |",
+        "| `exact=True`, 16.8 ms a mention | 97.5% |",
+    ]
 
 
 # Pictures.
