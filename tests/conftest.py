@@ -21,6 +21,9 @@ from angel_trl.scratch import train_tokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+# Modules of fixtures that tests also import names from: pytest must know of them before that.
+pytest.register_assert_rewrite("card_world")
+
 torch.set_num_threads(1)
 
 # What most tests import. transformers collects garbage over the whole heap at each `train`: what is there to stay is
