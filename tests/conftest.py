@@ -22,7 +22,7 @@ from angel_trl.scratch import train_tokenizer
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Modules of fixtures that tests also import names from: pytest must know of them before that.
-pytest.register_assert_rewrite("card_world")
+pytest.register_assert_rewrite("card_world", "linker_world")
 
 torch.set_num_threads(1)
 

@@ -1,38 +1,23 @@
-"""A linker with its card in a folder and on the Hub: saved, published, loaded as anybody would, and all or nothing."""
+"""A linker with its card on the Hub: published, loaded as anybody would, and all or nothing."""
 
-import functools
 import json
 import os
 import re
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 from hub_client import ClientError, HubClient, both_clients
 from hub_server import READ_TOKEN, WRITE_TOKEN, HubServer
-from huggingface_hub import ModelCard
-from transformers import GPT2Config, GPT2LMHeadModel
+from linker_world import LINKER, RESULTS, TEXT, contents
 
-from angel_trl import Calibration, Concept, KnowledgeBase, MentionFormat, linker_hub
+from angel_trl import Concept, KnowledgeBase, linker_hub
 from angel_trl.linker import EntityLinker
 
-TEXT = "Famotidine-associated [delirium] and [MS]."
-PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
-SCORES = {"acc@1": 80.0, "acc@1_strict": 70.0, "acc@5": 85.0, "mrr": 82.0, "mentions": 8}
-RESULTS = {"test": {"ANGEL": SCORES}, "settings": {"recipe": {"corpus": "/home/someone/ncbi"}}}
-LINKER = {
-    "angel.json",
-    "config.json",
-    "generation_config.json",
-    "kb.parquet",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "trie.safetensors",
-}
+pytest_plugins = ["linker_world"]
+
 # What linkers and models of other kinds leave behind: each of these would be loaded with this one, or in its place.
 LEFT_BEHIND = {
     "README.md": b"old",
@@ -47,187 +32,6 @@ LEFT_BEHIND = {
 # What people put beside a linker stays.
 KEPT = {"LICENSE": b"MIT", "images/tree.svg": b"<svg/>"}
 COMMIT = "/api/models/.*/commit/"
-
-
-# What a client's process is told to do (`HubClient.call`).
-
-
-def ready():
-    """Have everything imported."""
-
-
-@functools.cache
-def loaded(folder):
-    torch.set_num_threads(1)
-    return EntityLinker.from_pretrained(folder, device="cpu")
-
-
-def push(folder, repo_id, scale=1.0, calibrated=True, **arguments):
-    """Publish the linker of a folder, with weights of its own for each `scale`, as `push_to_hub` does."""
-    linker = loaded(folder)
-    linker.calibration = linker.calibration if calibrated else None
-    embeddings = linker.model.get_input_embeddings().weight
-    before = embeddings.detach().clone()
-    try:
-        with torch.no_grad():
-            embeddings.mul_(scale)
-        return linker.push_to_hub(repo_id, **arguments)
-    finally:
-        with torch.no_grad():
-            embeddings.copy_(before)
-
-
-def answers(id_or_path, revision=None):
-    """What a linker answers, to the last bit."""
-    torch.set_num_threads(1)
-    linker = EntityLinker.from_pretrained(id_or_path, revision=revision, device="cpu")
-    return [linked.as_dict() for linked in linker.link(TEXT, top_k=5)]
-
-
-def run_the_lines_of_the_card(repo_id, revision):
-    """Run the first block of code of a published card."""
-    from huggingface_hub import hf_hub_download
-
-    card = Path(hf_hub_download(repo_id, "README.md", revision=revision)).read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
-    exec(code, {})
-    return code
-
-
-# Folders
-
-
-@pytest.fixture(scope="module")
-def linker(make_model, tokenizer, small_kb):
-    linker = EntityLinker(make_model(), tokenizer, small_kb, MentionFormat(max_words=100))
-    linker.calibration = Calibration(
-        temperature=2.0,
-        none_score=-3.0,
-        nil_threshold=0.0,
-        target_precision=0.5,
-        num_beams=10,
-        top_k=5,
-        fingerprint=linker.targets.fingerprint,
-        report={},
-    )
-    return linker
-
-
-@pytest.fixture(scope="module")
-def saved(linker, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("linker")
-    linker.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(saved, tmp_path):
-    """A copy of the saved linker, to change."""
-    (tmp_path / "copy").mkdir()
-    for file in saved.iterdir():
-        (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
-    return tmp_path / "copy"
-
-
-@pytest.fixture
-def curve(tmp_path):
-    (tmp_path / "picture.png").write_bytes(PNG)
-    return tmp_path / "picture.png"
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-def test_a_saved_linker_has_a_card_and_what_it_shows(linker, saved, curve, tmp_path):
-    linker_hub.save(linker, tmp_path / "new" / "linker", results=RESULTS, curve=curve, repo_id="user/linker")
-    found = contents(tmp_path / "new" / "linker")
-    assert found.keys() == LINKER | {"README.md", "results.json", "learning_curve.png"}
-    assert {name: found[name] for name in LINKER} == contents(saved)
-    assert found["learning_curve.png"] == PNG
-    assert json.loads(found["results.json"]) == {**RESULTS, "settings": {"recipe": {"corpus": "ncbi"}}}
-    card = ModelCard.load(tmp_path / "new" / "linker" / "README.md")
-    assert card.data.model_name == "linker"
-    assert "](learning_curve.png)" in card.text
-    assert "Calibrated: the confidence of an answer" in card.text
-    assert EntityLinker.from_pretrained(tmp_path / "new" / "linker").link(TEXT) == linker.link(TEXT)
-
-
-def test_a_folder_saved_already_gets_the_same_card_without_its_weights(linker, copy, curve, tmp_path):
-    said = {"results": RESULTS, "curve": curve, "license": "mit", "round": (3, 10)}
-    linker_hub.save(linker, tmp_path / "saved", **said)
-    weights = bytearray((copy / "model.safetensors").read_bytes())
-    # Nothing of the weights themselves is looked at.
-    weights[-1000:] = b"\xff" * 1000
-    (copy / "model.safetensors").write_bytes(weights)
-    linker_hub.add_card(copy, **said)
-    expected = contents(tmp_path / "saved")
-    assert contents(copy) == expected | {"model.safetensors": bytes(weights)}
-
-
-def test_nothing_of_this_machine_is_in_a_saved_linker(saved, tmp_path):
-    # Loaded from a folder, and saved to another.
-    linker_hub.save(EntityLinker.from_pretrained(saved), tmp_path / "again", results=RESULTS)
-    for name, content in contents(tmp_path / "again").items():
-        for place in (saved, tmp_path, Path.home() / "x", "/home/someone"):
-            assert str(place).removesuffix("x").encode() not in content, name
-
-
-def test_weights_in_parts_and_tied_ones_are_counted_once(tokenizer, small_kb, tmp_path):
-    special = {"vocab_size": len(tokenizer), "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-    model = GPT2LMHeadModel(GPT2Config(**special, n_embd=16, n_layer=2, n_head=2, n_positions=128))
-    linker = EntityLinker(model, tokenizer, small_kb)
-    linker_hub.save(linker, tmp_path)
-    whole = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert f"Model: GPT2LMHeadModel, {model.num_parameters():,} parameters." in whole
-    model.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    linker_hub.add_card(tmp_path)
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == whole
-
-
-def test_a_new_card_leaves_nothing_of_the_last_one(copy, curve):
-    linker_hub.add_card(copy, results=RESULTS, curve=curve)
-    linker_hub.add_card(copy, results=RESULTS, curve=copy / "learning_curve.png")
-    assert contents(copy).keys() == LINKER | {"README.md", "results.json", "learning_curve.png"}
-    assert contents(copy)["learning_curve.png"] == PNG
-    linker_hub.add_card(copy)
-    assert contents(copy).keys() == LINKER | {"README.md"}
-    assert "learning_curve" not in (copy / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("said", "kind", "wrong"),
-    [
-        ({"results": {"test": {"ANGEL": {}}}}, ValueError, "acc@1 of ANGEL is None, not a number"),
-        ({"curve": "notes.txt"}, ValueError, "notes.txt is no PNG"),
-        ({"curve": "none.png"}, FileNotFoundError, "none.png"),
-        ({"base_model": "./model"}, ValueError, "base_model is './model'"),
-        ({"licence": "mit"}, TypeError, "licence"),
-    ],
-)
-def test_nothing_is_written_if_there_can_be_no_card(linker, tmp_path, monkeypatch, said, kind, wrong):
-    monkeypatch.chdir(tmp_path)
-    Path("notes.txt").write_text("no picture")
-    with pytest.raises(kind, match=wrong):
-        linker_hub.save(linker, "linker", **said)
-    assert not Path("linker").exists()
-
-
-def test_a_folder_that_is_no_linker_gets_no_card(copy):
-    (copy / "angel.json").unlink()
-    with pytest.raises(ValueError, match="has no angel.json: it was not saved to the end"):
-        linker_hub.add_card(copy)
-    assert not (copy / "README.md").exists()
-
-
-@pytest.mark.parametrize("repo_id", ["linker", "user/linker/main"])
-def test_a_name_that_is_not_of_a_user_is_refused_before_anything_is_written(linker, repo_id):
-    with pytest.raises(ValueError, match="give 'user/name'"):
-        linker.push_to_hub(repo_id)
-
-
-# The Hub
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +55,7 @@ def clients(hub, homes):
         offline = HubClient(hub.environment(homes / "lfs") | {"HF_HUB_OFFLINE": "1"})
         with offline, both_clients(hub, homes) as both, ThreadPoolExecutor() as pool:
             clients = {**both, "offline": offline}
-            list(pool.map(lambda client: client.call("test_linker_hub:ready"), clients.values()))
+            list(pool.map(lambda client: client.call("linker_world:ready"), clients.values()))
             yield clients
 
 
@@ -276,7 +80,7 @@ def tidy(homes):
 
 
 def told(client, *args, **kwargs):
-    return client.call("test_linker_hub:push", *args, **kwargs)
+    return client.call("linker_world:push", *args, **kwargs)
 
 
 def fails(client, *args, **kwargs):
@@ -319,12 +123,12 @@ def test_a_published_linker_is_loaded_by_name_and_tag(hub, clients, homes, linke
     # The home of the other client: nothing was downloaded there before.
     assert not (homes / "lfs" / "hub").exists()
     fresh = clients["lfs"]
-    assert fresh.call("test_linker_hub:answers", "tester/angel", revision="v1") == expected
-    assert fresh.call("test_linker_hub:answers", "tester/angel")[0]["score"] != expected[0]["score"]
-    code = fresh.call("test_linker_hub:run_the_lines_of_the_card", "tester/angel", "v1")
+    assert fresh.call("linker_world:answers", "tester/angel", revision="v1") == expected
+    assert fresh.call("linker_world:answers", "tester/angel")[0]["score"] != expected[0]["score"]
+    code = fresh.call("linker_world:run_the_lines_of_the_card", "tester/angel", "v1")
     assert 'EntityLinker.from_pretrained("tester/angel", revision="v1")' in code
     hub.clear()
-    assert clients["offline"].call("test_linker_hub:answers", "tester/angel", revision="v1") == expected
+    assert clients["offline"].call("linker_world:answers", "tester/angel", revision="v1") == expected
     assert hub.requests == []
 
 
@@ -356,6 +160,12 @@ def test_a_checkpoint_of_a_round_is_a_branch(client, repo, saved):
     card = repo.files("round-003")["README.md"].decode()
     assert "**A checkpoint after round 3 of 10, not the outcome of a training.**" in card
     assert f'from_pretrained("{repo.repo_id}", revision="round-003")' in card
+
+
+@pytest.mark.parametrize("repo_id", ["linker", "user/linker/main"])
+def test_a_name_that_is_not_of_a_user_is_refused_before_anything_is_written(linker, repo_id):
+    with pytest.raises(ValueError, match="give 'user/name'"):
+        linker.push_to_hub(repo_id)
 
 
 # Faults
@@ -428,7 +238,7 @@ def test_another_knowledge_base_and_model_replace_the_first(
     EntityLinker(make_model(seed=1), tokenizer, KnowledgeBase([Concept("X1", ("Gout",))])).save_pretrained(tmp_path)
     told(clients["lfs"], tmp_path, repo.repo_id)
     assert whole(repo)
-    assert clients["lfs"].call("test_linker_hub:answers", repo.repo_id)[0]["candidates"][0]["ids"] == ["X1"]
+    assert clients["lfs"].call("linker_world:answers", repo.repo_id)[0]["candidates"][0]["ids"] == ["X1"]
 
 
 # The last tests, as they kill the clients: starting others would take longer than everything above.
@@ -439,7 +249,7 @@ def killed(client, hub, method, path, *args, **kwargs):
     come, go_on = threading.Event(), threading.Event()
     hub.clear()
     hub.inject(method, path, before=lambda: (come.set(), go_on.wait(60)))
-    client.start("test_linker_hub:push", *args, **kwargs)
+    client.start("linker_world:push", *args, **kwargs)
     assert come.wait(60)
     client.process.send_signal(signal.SIGKILL)
     client.process.wait()
