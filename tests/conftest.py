@@ -191,12 +191,22 @@ def tiny_model(make_model):
 def make_trainer(tmp_path, make_model, tokenizer, small_kb, small_mentions):
     """`make_trainer(model=None, output_dir=tmp_path, train=None, **settings)`: a quiet `AngelTrainer` on the CPU.
 
-    Two rounds of 12 of the 16 training mentions, 4 a batch: 3 steps a round, evaluated on the 8 dev mentions.
+    Two rounds of 12 of the 16 training mentions, 4 a batch: 3 steps a round, evaluated on the 8 dev mentions. With
+    `trainer_class` and `tokens` it is of another class and writes with another tokenizer.
     """
     from angel_trl.config import AngelConfig
     from angel_trl.trainer import AngelTrainer
 
-    def make(model=None, output_dir=tmp_path, train=None, callbacks=None, peft_config=None, held_out=None, **settings):
+    def make(
+        model=None,
+        output_dir=tmp_path,
+        train=None,
+        trainer_class=AngelTrainer,
+        tokens=tokenizer,
+        callbacks=None,
+        held_out=None,
+        **settings,
+    ):
         defaults = {
             "num_rounds": 2,
             "mentions_per_round": 12,
@@ -210,15 +220,14 @@ def make_trainer(tmp_path, make_model, tokenizer, small_kb, small_mentions):
             "seed": 0,
         }
         splits = [small_mentions.filter(lambda row, s=split: row["split"] == s) for split in ("train", "dev")]
-        return AngelTrainer(
+        return trainer_class(
             model or make_model(),
             AngelConfig(str(output_dir), **{**defaults, **settings}),
             splits[0] if train is None else train,
             splits[1],
             small_kb,
-            processing_class=tokenizer,
+            processing_class=tokens,
             callbacks=callbacks,
-            peft_config=peft_config,
             held_out=held_out,
         )
 

@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from tokenizers import Regex, normalizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from angel_trl.collator import PairCollator
-from angel_trl.config import AngelConfig
 from angel_trl.decoding import search
 from angel_trl.formatting import EncodedMention
 from angel_trl.pairs import Pairs
@@ -45,36 +45,12 @@ def variants():
 
 
 @pytest.fixture
-def build(variants, tmp_path, make_model, tokenizer, small_kb, small_mentions):
-    """`build(model=None, output_dir=tmp_path, tokens=None, callbacks=None, **settings)`: as `make_trainer`."""
+def build(variants, make_trainer):
+    """`build(negatives="beam", mistake="none", **given)`: as `make_trainer`."""
 
-    def build(
-        model=None, output_dir=tmp_path, tokens=None, callbacks=None, negatives="beam", mistake="none", **settings
-    ):
-        defaults = {
-            "num_rounds": 2,
-            "mentions_per_round": 12,
-            "per_device_train_batch_size": 4,
-            "num_beams": 5,
-            "learning_rate": 1e-3,
-            "logging_steps": 1,
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "seed": 0,
-        }
-        train, dev = (small_mentions.filter(lambda row, s=split: row["split"] == s) for split in ("train", "dev"))
-        return variants.VariantTrainer(
-            model or make_model(),
-            AngelConfig(str(output_dir), **{**defaults, **settings}),
-            train,
-            dev,
-            small_kb,
-            tokens or tokenizer,
-            callbacks=callbacks,
-            negatives=negatives,
-            mistake=mistake,
-        )
+    def build(negatives="beam", mistake="none", **given):
+        trainer_class = partial(variants.VariantTrainer, negatives=negatives, mistake=mistake)
+        return make_trainer(trainer_class=trainer_class, **given)
 
     return build
 
