@@ -26,7 +26,8 @@ from angel_trl.kb import KnowledgeBase
 from angel_trl.searching_trainer import last_checkpoint
 from angel_trl.trainer import AngelTrainer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+sys.path.insert(0, str(RECIPES))
 import angel as recipe  # noqa: E402
 import pretrain  # noqa: E402
 
@@ -46,6 +47,23 @@ SETTINGS = {
     "report_to": "none",
     "disable_tqdm": True,
     "seed": 0,
+}
+
+# Of the recipe, with `small_quickstart`: 6 steps on names; 14 steps an epoch on mentions, of which a round has 3.
+RECIPE = {
+    "config": RECIPES / "configs" / "quickstart.yaml",
+    "cpu_threads": 1,
+    "pretrain_passes": 1,
+    "pretrain_batch_size": 8,
+    "positive_batch_size": 8,
+    "positive_learning_rate": 1e-2,
+    "kb_mentions_per_mention": 0.1,
+    "mentions_per_round": 24,
+    "mined_kb_mentions": 16,
+    "per_device_train_batch_size": 8,
+    "num_beams": 5,
+    "bootstrap": 20,
+    "disable_tqdm": "true",
 }
 
 

@@ -218,23 +218,7 @@ def test_transformers_own_way_to_resume_passes_over_half_a_checkpoint(train, und
 
 
 # 6 steps on names, 3 epochs of 14 steps on mentions, 3 rounds of 3 steps.
-RECIPE = {
-    "config": HERE.parent / "recipes" / "configs" / "quickstart.yaml",
-    "cpu_threads": 1,
-    "pretrain_passes": 1,
-    "pretrain_batch_size": 8,
-    "positive_epochs": 3,
-    "positive_batch_size": 8,
-    "positive_learning_rate": 1e-2,
-    "kb_mentions_per_mention": 0.1,
-    "num_rounds": 3,
-    "mentions_per_round": 24,
-    "mined_kb_mentions": 16,
-    "per_device_train_batch_size": 8,
-    "num_beams": 5,
-    "bootstrap": 20,
-    "disable_tqdm": "true",
-}
+RECIPE = {**kill_worker.RECIPE, "positive_epochs": 3, "num_rounds": 3}
 POSITIVE_STEP = "angel_trl.positive:PositiveTrainer.training_step"
 
 

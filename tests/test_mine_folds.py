@@ -19,24 +19,7 @@ from angel_trl.positive import PositiveTrainer
 from angel_trl.targets import prepare_mentions
 
 # 6 steps on names, an epoch on mentions, 2 rounds of 3 steps.
-SETTINGS = {
-    "config": kill_worker.Path(__file__).parents[1] / "recipes" / "configs" / "quickstart.yaml",
-    "cpu_threads": 1,
-    "pretrain_passes": 1,
-    "pretrain_batch_size": 8,
-    "positive_epochs": 1,
-    "positive_batch_size": 8,
-    "positive_learning_rate": 1e-2,
-    "kb_mentions_per_mention": 0.1,
-    "num_rounds": 2,
-    "mentions_per_round": 24,
-    "mined_kb_mentions": 16,
-    "per_device_train_batch_size": 8,
-    "num_beams": 5,
-    "bootstrap": 20,
-    "disable_tqdm": "true",
-    "mine_folds": 2,
-}
+SETTINGS = {**kill_worker.RECIPE, "positive_epochs": 1, "num_rounds": 2, "mine_folds": 2}
 FOLDS = ("fold-0", "fold-1")
 
 
