@@ -1,6 +1,5 @@
 """The baselines: which names are nearest and whose they are, whole runs and resumed ones."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,30 +19,26 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def load():
-    """Loads a recipe as a module of another name: `recipes/bench` has a module `baselines` too."""
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        sys.path.insert(0, str(ROOT / "recipes"))
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            sys.path.remove(str(ROOT / "recipes"))
-        return module
-
-    return load
+def recipes():
+    """`(baselines, corpus_splits)`, the modules."""
+    path = list(sys.path)
+    sys.path.insert(0, str(ROOT / "recipes"))
+    try:
+        import baselines
+        import corpus_splits
+    finally:
+        sys.path[:] = path
+    return baselines, corpus_splits
 
 
 @pytest.fixture(scope="module")
-def recipe(load):
-    return load("baselines")
+def recipe(recipes):
+    return recipes[0]
 
 
 @pytest.fixture(scope="module")
-def splits(load):
-    return load("corpus_splits")
+def splits(recipes):
+    return recipes[1]
 
 
 def of_split(mentions, split):

@@ -37,23 +37,23 @@ def run(script, *options):
 
 
 @pytest.fixture(scope="module")
-def baselines():
+def yardsticks():
     sys.path.insert(0, str(BENCH))
     try:
-        import baselines
+        import yardsticks
 
-        yield baselines
+        yield yardsticks
     finally:
         sys.path.remove(str(BENCH))
 
 
 @pytest.fixture
-def case(baselines, small_kb, small_mentions, tokenizer, make_model):
+def case(yardsticks, small_kb, small_mentions, tokenizer, make_model):
     """A random model with large weights, the names of the small knowledge base, 16 mentions of 5 prefix lengths."""
     model = make_model(seed=3)
     formatter = MentionFormatter(tokenizer, model.config)
     trie = NameTrie.build(formatter.names(small_kb.names))
-    return baselines.Case(model, make_model(seed=3), trie, formatter.encode(small_mentions.select(range(16))))
+    return yardsticks.Case(model, make_model(seed=3), trie, formatter.encode(small_mentions.select(range(16))))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
@@ -88,39 +88,39 @@ def test_growth_writes_tables_and_a_picture(tmp_path):
     assert json.loads((tmp_path / "growth.json").read_text()) == report
 
 
-def test_a_nested_trie_holds_the_names(baselines, case, small_kb, tokenizer):
+def test_a_nested_trie_holds_the_names(yardsticks, case, small_kb, tokenizer):
     from measure import names_of
 
     sequences = [[*ids, 2] for ids in tokenizer([f" {name}" for name in small_kb.names])["input_ids"]]
     assert dict(names_of(case.nested)) == {tuple(ids): name for name, ids in enumerate(sequences)}
-    assert baselines.longest_name(case.nested) == max(map(len, sequences))
+    assert yardsticks.longest_name(case.nested) == max(map(len, sequences))
 
 
 @pytest.mark.parametrize("settings", [{}, {"early_stopping": False}, {"use_cache": False}])
-def test_constrained_generate_answers_with_names_of_the_knowledge_base(baselines, case, settings):
-    names = baselines.Generate(case, 10, 5, 32, **settings)()
+def test_constrained_generate_answers_with_names_of_the_knowledge_base(yardsticks, case, settings):
+    names = yardsticks.Generate(case, 10, 5, 32, **settings)()
     assert names.shape == (16, 5)
     assert names.min() >= 0
     assert names.max() < case.trie.num_names
     assert all(len(set(row)) == 5 for row in names.tolist())
 
 
-def test_constrained_generate_with_a_beam_for_every_name_finds_the_likeliest(baselines, case):
+def test_constrained_generate_with_a_beam_for_every_name_finds_the_likeliest(yardsticks, case):
     beams = case.trie.num_names
-    theirs = baselines.Generate(case, beams, 5, 32)()
+    theirs = yardsticks.Generate(case, beams, 5, 32)()
     ours = search(case.model, case.trie, case.mentions, num_beams=beams, top_k=5)
     assert ours.exact.all()
     np.testing.assert_array_equal(theirs, ours.names)
 
 
-def test_generate_answers_for_the_mentions_asked_in_their_order(baselines, case):
-    generate = baselines.Generate(case, 4, 2, 3)
+def test_generate_answers_for_the_mentions_asked_in_their_order(yardsticks, case):
+    generate = yardsticks.Generate(case, 4, 2, 3)
     np.testing.assert_array_equal(generate([9, 0, 4]), generate()[[9, 0, 4]])
 
 
-def test_every_token_of_the_decoder_and_the_head_is_counted(baselines, case):
+def test_every_token_of_the_decoder_and_the_head_is_counted(yardsticks, case):
     ids, mask = case.batch([0, 1, 2])
-    with baselines.RowCounter(case.stock) as rows:
+    with yardsticks.RowCounter(case.stock) as rows:
         case.stock(input_ids=ids, attention_mask=mask, decoder_input_ids=ids[:, :4])
     case.stock(input_ids=ids, attention_mask=mask, decoder_input_ids=ids)
     assert (rows.decoder, rows.head) == (12, 12)

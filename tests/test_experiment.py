@@ -1,7 +1,6 @@
 """Experiments: every YAML can be run as it stands, runs that are done are not done again, scores are collected."""
 
 import fcntl
-import importlib.util
 import json
 import os
 import shlex
@@ -38,14 +37,9 @@ def parsers():
     try:
         import ablation
         import angel
+        import baselines
         import pretrain
         from stages import parse_settings
-
-        # A benchmark has the same name.
-        found = importlib.util.spec_from_file_location("recipe_baselines", ROOT / "recipes" / "baselines.py")
-        baselines = importlib.util.module_from_spec(found)
-        sys.modules[found.name] = baselines
-        found.loader.exec_module(baselines)
     finally:
         sys.argv[:], sys.path[:] = arguments, path
     return {

@@ -28,15 +28,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from baselines import (  # noqa: E402
-    Case,
-    Generate,
-    RowCounter,
-    encode_only,
-    nested_trie,
-    row_seconds,
-    where_time_goes,
-)
 from datasets import Dataset  # noqa: E402
 from measure import in_turn, index_costs, names_of, peak_memory, ratio, spread, surroundings  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
@@ -57,6 +48,15 @@ from transformers import (  # noqa: E402
     BartTokenizer,
     HfArgumentParser,
     PreTrainedModel,
+)
+from yardsticks import (  # noqa: E402
+    Case,
+    Generate,
+    RowCounter,
+    encode_only,
+    nested_trie,
+    row_seconds,
+    where_time_goes,
 )
 
 from angel_trl.decoding import Candidates, score_names, search  # noqa: E402
