@@ -107,8 +107,18 @@ class RecipeArguments(PublishArguments):
     kb_mentions_per_mention: float = field(
         default=0.0, metadata={"help": "Mentions made from the knowledge base mixed in for each training mention."}
     )
+    kb_in_passages: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of these in passages of the corpus, in the place of a training mention, and learnt as that."
+        },
+    )
     mined_kb_mentions: int = field(
         default=0, metadata={"help": "Mentions made from the knowledge base among those the rounds draw from."}
+    )
+    mined_in_passages: float = field(
+        default=0.0,
+        metadata={"help": "Share of these in passages of the corpus, in the place of a training mention."},
     )
     mine_folds: int = field(
         default=0,
@@ -127,13 +137,6 @@ class RecipeArguments(PublishArguments):
     kb_noise: float = field(default=0.3, metadata={"help": "Share of the mentions made from the KB to misspell."})
     kb_context: float = field(
         default=0.0, metadata={"help": "Share of the mentions made from the KB to put in sentences made from it."}
-    )
-    kb_passages: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of the mentions made from the KB to put in passages of the corpus, in the place of a "
-            "training mention; passes over the names alone (pretrain_passes) have none."
-        },
     )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the test scores."})
     cpu_threads: int | None = field(
@@ -229,7 +232,7 @@ def train_angel(
     linker = first_linker(args, kb, corpus, angel.seed, [start, Path(args.model)])
     train = corpus["train"]
     if args.mined_kb_mentions:
-        made = mentions_from_kb(args, angel, kb, train, args.mined_kb_mentions, 3, args.kb_passages)
+        made = mentions_from_kb(args, angel, kb, train, args.mined_kb_mentions, 3, args.mined_in_passages)
         train = concatenate_datasets([train.select_columns(made.column_names), made])
     angel = copy.copy(angel)
     angel.output_dir = str(folder)

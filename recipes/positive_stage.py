@@ -66,7 +66,7 @@ def train_on_mentions(
     those of the corpus are.
     """
     made = round(len(mentions) * args.kb_mentions_per_mention)
-    in_passages = round(made * args.kb_passages)
+    in_passages = round(made * args.kb_in_passages)
     sets = [mentions]
     if in_passages:
         rows = mentions_from_kb(args, angel, targets.kb, passages, in_passages, 4, in_passages=1.0)

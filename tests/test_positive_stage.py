@@ -38,7 +38,7 @@ def learnt(small_kb, small_mentions, tokenizer, make_model, tmp_path, monkeypatc
             "positive_names": 2,
             "kb_noise": 0.0,
             "kb_context": 0.0,
-            "kb_passages": 0.0,
+            "kb_in_passages": 0.0,
             "kb_mentions_per_mention": 0.0,
         }
         args = SimpleNamespace(**{**defaults, **settings})
@@ -60,7 +60,7 @@ def test_training_mentions_are_learnt_with_their_nearest_names(learnt):
 
 
 def test_mentions_of_the_kb_are_mixed_in_alone_and_in_the_passages_of_training_mentions(learnt):
-    targets, rows, mentions, examples = learnt(kb_mentions_per_mention=10, kb_passages=0.6)
+    targets, rows, mentions, examples = learnt(kb_mentions_per_mention=10, kb_in_passages=0.6)
     sources = [targets.formatter.tokenizer.decode(example.mention.source) for example in examples]
     around = [(text.partition(" START ")[0], text.partition(" END")[2]) for text in sources]
     count = len(mentions)
@@ -71,7 +71,7 @@ def test_mentions_of_the_kb_are_mixed_in_alone_and_in_the_passages_of_training_m
 
 
 def test_in_passages_a_name_that_is_not_misspelled_is_learnt_as_itself_first(learnt):
-    targets, _, mentions, examples = learnt(kb_mentions_per_mention=10, kb_passages=1.0)
+    targets, _, mentions, examples = learnt(kb_mentions_per_mention=10, kb_in_passages=1.0)
     made = examples[len(mentions) :]
     decoded = [targets.formatter.tokenizer.decode(example.mention.prefix) for example in made]
     assert len(made) == 10 * len(mentions)
