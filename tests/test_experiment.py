@@ -70,10 +70,12 @@ def test_every_setting_of_every_experiment_is_one_of_its_recipe(experiment, pars
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_run_is_on_one_thread_of_a_cpu(experiment, path):
+def test_every_run_is_on_the_cpu_and_has_a_thread_or_if_it_is_long_two(experiment, path):
     # Two processes of the runner then share two cores, and core-seconds are known.
     for one in experiment.read_experiment(path).runs:
-        assert (one.settings["use_cpu"], one.settings["cpu_threads"]) == (True, 1)
+        allowed = (2,) if one.name in ("small-double", "minilm") else (1,)
+        assert one.settings["use_cpu"] is True
+        assert one.settings["cpu_threads"] in allowed
 
 
 ONE = "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel}]\n"
