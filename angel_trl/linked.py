@@ -95,6 +95,29 @@ class Linked:
         return {"id": self.id, "name": self.name, "score": self.score, **dataclasses.asdict(self)}
 
 
+def find_mentions(
+    text: str, spans: Iterable[Sequence[int]] | None = None, ner: Ner | None = None
+) -> tuple[str, list[tuple[int, int]]]:
+    """The mentions of a text: those at `spans`, or else those that `ner` finds, or else its `[bracketed]` ones.
+
+    Args:
+        text: a passage.
+        spans: offsets `(start, end)` of each mention, the end exclusive; None if they are not known.
+        ner: as `recognized_spans` takes it; None for none.
+
+    Returns:
+        The text, which is without its brackets if they mark the mentions, and the offsets of each mention in it.
+
+    Raises:
+        ValueError: as `check_span`, `recognized_spans` or `parse_brackets`, whichever finds them.
+    """
+    if spans is not None:
+        return text, [check_span(text, span, f"spans[{place}]") for place, span in enumerate(spans)]
+    if ner is not None:
+        return text, recognized_spans(text, ner)
+    return parse_brackets(text)
+
+
 def parse_brackets(text: str) -> tuple[str, list[tuple[int, int]]]:
     """Take the brackets out of `"... [mention] ..."`.
 

@@ -17,16 +17,7 @@ from angel_trl.confidence import Calibration, check_threshold
 from angel_trl.decoding import Candidates
 from angel_trl.formatting import EncodedMention, MentionFormat, MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
-from angel_trl.linked import (
-    Candidate,
-    Linked,
-    Ner,
-    check_span,
-    checked_mention,
-    parse_brackets,
-    recognized_spans,
-    same_concept,
-)
+from angel_trl.linked import Candidate, Linked, Ner, checked_mention, find_mentions, same_concept
 from angel_trl.linker_files import SETTINGS, LinkerParts, check_parts, find_folder, read_parts, write_parts
 from angel_trl.restrictions import Restriction
 from angel_trl.shared_search import SharedSearch
@@ -269,12 +260,7 @@ class EntityLinker:
             raise ValueError(f"text is a {type(text).__name__}, {text!r:.80}; give a string, or rows to link_batch.")
         if spans is not None and ner is not None:
             raise ValueError("spans and ner were both given; give one of them, or neither for [bracketed] mentions.")
-        if spans is not None:
-            found = [check_span(text, span, f"spans[{place}]") for place, span in enumerate(spans)]
-        elif ner is not None:
-            found = recognized_spans(text, ner)
-        else:
-            text, found = parse_brackets(text)
+        text, found = find_mentions(text, spans, ner)
         return self.link_batch(
             [{"text": text, "start": start, "end": end} for start, end in found],
             candidates=candidates,
@@ -365,8 +351,9 @@ class EntityLinker:
         linked = []
         for place, row in enumerate(rows):
             restriction = None if restrictions is None else restrictions[place]
-            known = confidences is not None and restriction is None and found.names[place, 0] >= 0
-            confidence = float(confidences[place]) if known and confidences is not None else None
+            confidence = None
+            if confidences is not None and restriction is None and found.names[place, 0] >= 0:
+                confidence = float(confidences[place])
             linked.append(
                 Linked(
                     mention=row["text"][row["start"] : row["end"]],

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from angel_trl.linked import Linked, check_span, parse_brackets, recognized_spans
+from angel_trl.linked import Linked, find_mentions
 from angel_trl.linker import EntityLinker
 from angel_trl.linker_files import find_folder, read_parts
 
@@ -92,13 +92,7 @@ class EntityLinkingPipeline(Pipeline):
             if unknown or "text" not in inputs:
                 raise ValueError(f"An input has {', '.join(map(repr, inputs))}; it needs text, and may have spans.")
         text, spans = (inputs, None) if isinstance(inputs, str) else (inputs["text"], inputs.get("spans"))
-        found: Sequence[tuple[int, int]]
-        if spans is not None:
-            found = [check_span(text, span, f"spans[{place}]") for place, span in enumerate(spans)]
-        elif ner is not None:
-            found = recognized_spans(text, ner)
-        else:
-            text, found = parse_brackets(text)
+        text, found = find_mentions(text, spans, ner)
         return [{"text": text, "start": start, "end": end} for start, end in found]
 
     def _forward(self, rows: list[dict[str, Any]], **settings: Any) -> list[Linked]:
