@@ -305,12 +305,7 @@ class NameTrie:
 
     @functools.cached_property
     def _levels(self) -> list[int]:
-        levels = [0, 1]
-        while levels[-1] < self.num_nodes:
-            levels.append(int(self.first_child[levels[-1]]))
-            if levels[-1] <= levels[-2]:
-                raise ValueError("The trie's nodes are not in order: its file was altered. Build it again.")
-        return levels
+        return trie_arrays.levels_of(self.first_child.cpu().numpy())
 
     @property
     def level_offsets(self) -> torch.Tensor:

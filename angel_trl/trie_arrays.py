@@ -152,13 +152,27 @@ def count_leaves(first_child: NDArray[np.int32], block: int) -> NDArray[np.int32
     return np.concatenate([[0], np.cumsum(counts)], dtype=np.int32)
 
 
+def levels_of(first_child: NDArray[np.int32]) -> list[int]:
+    """The first node of each level, the root's first, and at the end the number of nodes.
+
+    Raises:
+        ValueError: if the nodes are not in breadth-first order.
+    """
+    levels = [0, 1]
+    while levels[-1] < len(first_child) - 1:
+        levels.append(int(first_child[levels[-1]]))
+        if levels[-1] <= levels[-2]:
+            raise ValueError("The trie's nodes are not in order: its file was altered. Build it again.")
+    return levels
+
+
 def fold(values: NDArray[Any], first_child: NDArray[np.int32], levels: Sequence[int], ufunc: np.ufunc) -> NDArray[Any]:
     """Replace the value of each inner node by `ufunc` over its children's, from the lowest level up, in place.
 
     Args:
         values: `[nodes]`; those of inner nodes do not matter.
         first_child: see `TrieArrays`.
-        levels: the first node of each level, and the number of nodes.
+        levels: see `levels_of`.
         ufunc: a binary function, such as `np.maximum`.
 
     Returns:
