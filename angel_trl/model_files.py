@@ -130,8 +130,8 @@ def check_description(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: if there is no configuration or no tokenizer.
-        ValueError: if it is of another architecture, asks for code or an attention of its own, holds adapters, or a
-            file is broken.
+        ValueError: if it is of another architecture, asks for code or an attention of its own, holds adapters or
+            quantized weights, or a file is broken.
     """
     if (folder / "adapter_config.json").exists():
         raise ValueError(
@@ -154,6 +154,14 @@ def check_description(folder: Path) -> None:
                 f"{folder / _CONFIG} asks for an attention of its own ({key}: {config[key]!r}), which may be code of "
                 f"another repository and is never fetched. Delete {key!r} from a copy of it."
             )
+    quantized = config.get("quantization_config")
+    if quantized is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise ValueError(
+            f"{folder / _CONFIG} says that the weights are quantized (quantization_config: {method or quantized!r}), "
+            "and only those of full precision are read. Use the model that it was made from, or load it with "
+            "transformers and what it was quantized with, and save model.dequantize()."
+        )
     kind = config.get("model_type")
     half = kind in _TWO_STACKS and config.get("is_encoder_decoder") is False
     if half or kind not in MODEL_TYPES:

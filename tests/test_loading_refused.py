@@ -188,6 +188,17 @@ def test_adapters_are_refused(copy):
     refused(copy, r"holds adapters \(adapter_config.json\).*model.merge_and_unload\(\)")
 
 
+@pytest.mark.parametrize(
+    ("quantized", "told"),
+    [({"quant_method": "bitsandbytes", "load_in_8bit": True}, "'bitsandbytes'"), ({"bits": 4}, "{'bits': 4}")],
+)
+def test_quantized_weights_are_refused(copy, quantized, told):
+    change(copy / "config.json", quantization_config=quantized)
+    said = refused(copy, rf"config.json says that the weights are quantized \(quantization_config: {told}\)")
+    assert "full precision" in said
+    assert "model.dequantize()" in said
+
+
 def test_an_encoder_of_a_supported_kind_is_refused(tokenizer, small_kb, tmp_path):
     size = {"vocab_size": len(tokenizer), "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     T5EncoderModel(T5Config(**size, decoder_start_token_id=1)).save_pretrained(tmp_path)
