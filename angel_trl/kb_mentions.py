@@ -29,16 +29,17 @@ class KBMentions(Sequence[dict[str, Any]]):
     Args:
         kb: the knowledge base.
         count: how many.
-        seed: decides names and sentences; each mention depends on it and its place alone.
+        seed: decides names, sentences and passages; each mention depends on it and its place alone.
         noise: share of mentions with a small change, as by `angel_trl.kb_sentences.misspell`.
         context: share of mentions in a sentence made of what the knowledge base knows.
-        in_passages: share of mentions in the place of a mention of a corpus. Of the others, `context` are in a
-            sentence; what remains stands alone.
-        passages: mentions of that corpus, rows with `text`, `start` and `end`.
+        in_passages: share of mentions in the place of a mention of a corpus, in its passage. Of the others, `context`
+            are in a sentence; what remains stands alone.
+        passages: mentions of that corpus, rows with `text`, `start` and `end`; any may be drawn any number of times.
         exclude: indices of names that are no mentions.
 
     Raises:
-        ValueError: if all names are excluded, `count` is negative, a share is none, or there are no passages.
+        ValueError: if all names are excluded, `count` is negative, a share is not between 0 and 1, or mentions are to
+            be in passages and there are none.
     """
 
     def __init__(
@@ -58,7 +59,10 @@ class KBMentions(Sequence[dict[str, Any]]):
         if not 0 <= in_passages <= 1:
             raise ValueError(f"in_passages is {in_passages}; it is a share, between 0 and 1.")
         if in_passages and not len(passages):
-            raise ValueError(f"in_passages is {in_passages}, but no passages are given.")
+            raise ValueError(
+                f"in_passages is {in_passages}, but no passages are given. Give passages=, mentions of a corpus, or "
+                "leave in_passages out."
+            )
         self.kb = kb
         self.seed = seed
         self._count = count
