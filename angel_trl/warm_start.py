@@ -24,14 +24,16 @@ from transformers import (
 from angel_trl.formatting import END, START
 
 # Of a BERT layer and of a BART layer: what has the same place in both.
-_SELF_ATTENTION = {
+_SAME_PLACE = {
     "attention.self.query": "self_attn.q_proj",
     "attention.self.key": "self_attn.k_proj",
     "attention.self.value": "self_attn.v_proj",
     "attention.output.dense": "self_attn.out_proj",
     "attention.output.LayerNorm": "self_attn_layer_norm",
+    "intermediate.dense": "fc1",
+    "output.dense": "fc2",
+    "output.LayerNorm": "final_layer_norm",
 }
-_FEED_FORWARD = {"intermediate.dense": "fc1", "output.dense": "fc2", "output.LayerNorm": "final_layer_norm"}
 
 
 def warm_start(
@@ -47,22 +49,30 @@ def warm_start(
         dropout: rate while training on right names.
         seed: of what begins at random.
 
+    Returns:
+        The model, with weights of float32, and its tokenizer.
+
     Raises:
-        ValueError: if the model is no BERT, its positions or activations are of a kind that BART has not, weights
-            are missing, or it has fewer layers than the decoder is to have.
+        ValueError: if the model is no BERT, its positions are of a kind that BART has not, weights are missing, or it
+            has fewer layers than the decoder is to have.
         OSError: if there is no such model.
     """
-    bert_config = BertConfig.from_pretrained(encoder)
     said = BertConfig.get_config_dict(encoder)[0]
     if said.get("model_type") != "bert":
         raise ValueError(
-            f"{encoder} is a {said.get('model_type')!r} model; only the encoder of a BERT can be taken over."
+            f"{encoder} is a {said.get('model_type')!r} model; only the encoder of a BERT can be taken over. Give "
+            "one, such as sentence-transformers/all-MiniLM-L6-v2."
         )
     if said.get("position_embedding_type", "absolute") != "absolute":
-        raise ValueError(f"{encoder} has {said['position_embedding_type']!r} positions; BART's are absolute.")
+        raise ValueError(
+            f"{encoder} has {said['position_embedding_type']!r} positions; BART's are absolute. Give a BERT "
+            "with these."
+        )
+    bert_config = BertConfig.from_dict(said)
     if not 1 <= decoder_layers <= bert_config.num_hidden_layers:
         raise ValueError(
-            f"decoder_layers is {decoder_layers}; {encoder} has {bert_config.num_hidden_layers} layers to begin with."
+            f"decoder_layers is {decoder_layers}; {encoder} has {bert_config.num_hidden_layers} layers to begin with. "
+            "Ask for at least 1, and no more than these."
         )
     tokenizer = AutoTokenizer.from_pretrained(encoder, trust_remote_code=False)
     tokenizer.add_tokens([AddedToken(word, normalized=False, single_word=True) for word in (START, END)])
@@ -94,7 +104,8 @@ def warm_start(
     )
     if found["missing_keys"]:
         raise ValueError(
-            f"The weights of {encoder} lack {', '.join(sorted(found['missing_keys'])[:3])}: no whole BERT."
+            f"The weights of {encoder} lack {', '.join(sorted(found['missing_keys'])[:3])}: no whole BERT. "
+            "Save or download it again."
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -127,5 +138,5 @@ def _take_over(bert: BertModel, model: BartForConditionalGeneration) -> None:
 
 
 def _copy(begun: nn.Module, layer: nn.Module) -> None:
-    for theirs, ours in {**_SELF_ATTENTION, **_FEED_FORWARD}.items():
+    for theirs, ours in _SAME_PLACE.items():
         layer.get_submodule(ours).load_state_dict(begun.get_submodule(theirs).state_dict())
