@@ -150,8 +150,8 @@ def _search(
     for place in np.unique(searched_by).tolist():
         rows = np.flatnonzero(searched_by == place)
         part = mentions.subset(rows)
-        own = held_out is None or place < 0
-        with contextlib.nullcontext(model) if held_out is None or own else held_out.searcher(place, model) as searcher:
+        lent = contextlib.nullcontext(model) if held_out is None or place < 0 else held_out.searcher(place, model)
+        with lent as searcher:
             of_part = search(
                 searcher,
                 targets.trie,
@@ -160,7 +160,7 @@ def _search(
                 top_k=args.mine_top_k,
                 batch_size=args.mining_batch_size,
                 restrictions=targets.within_types(part.types) if args.within_types else None,
-                progress=progress if own or progress is None else f"{progress}, held-out model {place + 1}",
+                progress=progress if place < 0 or progress is None else f"{progress}, held-out model {place + 1}",
             )
         found.put(rows, of_part)
     return found
