@@ -19,6 +19,7 @@ __all__ = [
     "license_metadata",
     "license_text",
     "place",
+    "plain",
     "public",
     "read_account",
     "redact",
@@ -54,10 +55,14 @@ _PATH_START = re.compile(r"[/~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|file:")
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]+)?")
 
 
+def plain(text: str) -> str:
+    """Put any text on one line, with single blanks in place of blanks, line breaks and what cannot be shown."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
 def escape(text: str) -> str:
     """Make any text safe inside a table cell or a line of Markdown: shown as it is, on one line, no mark-up."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return _MARKDOWN.sub(r"\\\1", " ".join(printable.split()))
+    return _MARKDOWN.sub(r"\\\1", plain(text))
 
 
 def fence(text: str, language: str) -> str:

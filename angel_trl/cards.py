@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from angel_trl.card_parts import escape, fence, license_metadata, license_text, read_account, table, versions
+from angel_trl.card_parts import escape, fence, license_metadata, license_text, plain, read_account, table, versions
 from angel_trl.kb import KnowledgeBase
 from angel_trl.mention_counts import MentionCounts, count_mentions
 
@@ -251,9 +251,7 @@ def _columns(columns: Sequence[tuple[str, str, str]]) -> str:
 
 def _title(repo_id: str | None, source: str, otherwise: str) -> str:
     """A name for people: of the repository, else of the source."""
-    name = repo_id or source
-    printable = "".join(character if character.isprintable() else " " for character in name)
-    return " ".join(printable.split())[:120] or otherwise
+    return plain(repo_id or source)[:120] or otherwise
 
 
 def _unknown_labels(counts: Mapping[str, MentionCounts]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from angel_trl.card_parts import escape, fence, license_metadata, license_text, public, redact, table, versions
+from angel_trl.card_parts import escape, fence, license_metadata, license_text, plain, public, redact, table, versions
 from angel_trl.cards import STATISTICS
 from angel_trl.confidence import Calibration
 from angel_trl.formatting import MentionFormat
@@ -167,7 +167,7 @@ def linker_card(
     split = "dev" if recipe.get("test_split") == "dev" else "test"
     synthetic = isinstance(data, str) and data.startswith("synthetic")
     ran_on = "the synthetic quickstart" if synthetic else recipe.get("corpus")
-    corpus = " ".join("".join(c if c.isprintable() else " " for c in said.corpus or str(ran_on or "")).split())[:120]
+    corpus = plain(said.corpus or str(ran_on or ""))[:120]
     datasets = [*said.mention_datasets, *([said.kb_id] if said.kb_id else [])]
     metadata = {
         "language": said.language,
