@@ -1,9 +1,14 @@
-"""What the tests of a linker's card share: results of a run, hostile text, facts of a linker, a card taken apart."""
+"""What the tests of a linker's card share: results of a run, hostile text, facts of a linker, a card taken apart or
+checked by the Hub."""
 
+import json
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
+from hub_server import HubServer
 
 from angel_trl import Calibration, MentionFormat
 from angel_trl.model_card import LinkerFacts
@@ -108,6 +113,29 @@ def metadata(card):
     """The metadata as whoever reads the file sees them."""
     _, block, _ = re.split(r"^---$", str(card), maxsplit=2, flags=re.MULTILINE)
     return yaml.safe_load(block)
+
+
+def passed_by_the_hub(cards, folder):
+    """The metadata of cards of one kind as a client reads them from `folder`, after the Hub's own check of each."""
+    kind = type(cards[0]).__name__
+    script = (
+        f"import json, sys\nfrom huggingface_hub import {kind}\n"
+        f"for path in sys.argv[1:]:\n    card = {kind}.load(path)\n    card.validate()\n"
+        "    print(json.dumps(card.data.to_dict()))"
+    )
+    paths = [folder / f"{place}.md" for place in range(len(cards))]
+    for path, card in zip(paths, cards, strict=True):
+        card.save(path)
+    with HubServer() as hub:
+        run = subprocess.run(
+            [sys.executable, "-c", script, *map(str, paths)],
+            env=hub.environment(folder / "home"),
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        assert hub.count("POST", "/api/validate-yaml") == len(cards)
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def section(card, heading):
