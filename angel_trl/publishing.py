@@ -153,24 +153,27 @@ def _check_tags(remote: Remote, own: Iterable[str]) -> None:
         )
 
 
-def _warn_of_other_model(remote: Remote, branch: str) -> None:
+def _held(remote: Remote, branch: str) -> list[str]:
+    """The files of a branch, without its card and what the Hub puts there; none if there is no such branch."""
     head = remote.head(branch)
     files = remote.tree(head) if head is not None else {}
-    others = [path for path in files if path not in ("README.md", HUB_OWN_FILE)]
-    if others and SETTINGS not in files:
+    return [path for path in files if path not in ("README.md", HUB_OWN_FILE)]
+
+
+def _warn_of_other_model(remote: Remote, branch: str) -> None:
+    held = _held(remote, branch)
+    if held and SETTINGS not in held:
         logger.warning(
             "%s holds %s on %s, so is no linker: weights, settings, tokenizer and card there will be replaced, and be "
             "in its history only. Choose another hub_model_id to keep them.",
             remote,
-            ", ".join(others[:3]),
+            ", ".join(held[:3]),
             branch,
         )
 
 
 def _check_pairs(remote: Remote) -> None:
-    head = remote.head("main")
-    files = remote.tree(head) if head is not None else {}
-    others = [path for path in files if path not in ("README.md", HUB_OWN_FILE) and not _PAIRS_FILE.fullmatch(path)]
+    others = [path for path in _held(remote, "main") if not _PAIRS_FILE.fullmatch(path)]
     if others:
         raise PublishError(
             f"{remote} cannot be published: it holds {', '.join(others[:3])}, so is not a dataset of mined pairs. "
