@@ -254,7 +254,8 @@ def _attempts(folder: Path) -> list[dict[str, Any]]:
     path = folder / "attempts.json"
     attempts = json.loads(path.read_text()) if path.exists() else []
     for attempt in attempts:
-        attempt.setdefault("end", max(attempt["begin"], (folder / "log.txt").stat().st_mtime))
+        if "end" not in attempt:
+            attempt["end"] = max(attempt["begin"], (folder / "log.txt").stat().st_mtime)
     return attempts
 
 

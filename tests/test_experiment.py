@@ -174,6 +174,18 @@ def test_seconds_are_those_of_all_attempts(made, tmp_path):
     assert len(json.loads((folder / "attempts.json").read_text())) == 2
 
 
+def test_the_log_of_attempts_that_ended_need_not_be_there(made, tmp_path):
+    one = made.Run("one", "angel")
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "fail").touch()
+    with pytest.raises(SystemExit, match="one failed"):
+        made.do(one, "data", tmp_path, 0)
+    (folder / "fail").unlink()
+    (folder / "log.txt").unlink()
+    assert made.do(one, "data", tmp_path, 0) is True
+
+
 def test_a_run_that_another_process_is_at_is_left_to_it(made, tmp_path):
     one = made.Run("one", "angel")
     (tmp_path / "one").mkdir()
