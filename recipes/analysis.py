@@ -12,7 +12,6 @@ is that of the two systems' answers to a mention with the same seed, averaged an
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from changes import calibration, count_changes, write_examples
 from predictions import MENTIONS, PREDICTIONS, AnsweredMentions, Answers, read_mentions, read_predictions
+from whole_file import whole_file
 
 from angel_trl import paired_difference, score
 from angel_trl.breakdown import ambiguous_answers, score_slices
@@ -262,7 +262,5 @@ def rounded(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, which is complete as soon as it is there."""
-    # Several processes may collect at once.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -33,6 +33,7 @@ from predictions import PREDICTIONS, Answers, keep, read_predictions, write_pred
 from reporting import LOOKUP, LOOKUP_TRAIN, Curve, write_report
 from stages import parse_settings
 from tqdm import tqdm
+from whole_file import whole_file
 
 from angel_trl import (
     KnowledgeBase,
@@ -319,9 +320,8 @@ def make(
         "curve": curve,
     }
     write_predictions(folder, answers, ids)
-    partial_file = marker.with_suffix(".partial")
-    partial_file.write_text(json.dumps(done), encoding="utf-8")
-    partial_file.replace(marker)
+    with whole_file(marker) as partial:
+        partial.write_text(json.dumps(done), encoding="utf-8")
     return answers, done
 
 

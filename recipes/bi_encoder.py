@@ -27,6 +27,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from tokenizers import pre_tokenizers
 from torch.nn import functional
 from transformers import BertConfig, BertModel
+from whole_file import whole_file
 
 from angel_trl import KnowledgeBase
 from angel_trl.formatting import END, START, truncate_context
@@ -346,8 +347,6 @@ def train_stage(
     trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
     curve = [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
     model.save_pretrained(str(folder / "model"), create_model_card=False)
-    # Written aside and renamed, so that a killed run leaves no half a file.
-    partial_file = marker.with_suffix(".partial")
-    partial_file.write_text(json.dumps({"curve": curve, "steps": trainer.state.global_step}), encoding="utf-8")
-    partial_file.replace(marker)
+    with whole_file(marker) as partial:
+        partial.write_text(json.dumps({"curve": curve, "steps": trainer.state.global_step}), encoding="utf-8")
     return model, curve, trainer.state.global_step

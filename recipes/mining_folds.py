@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from positive_stage import names_linker, train_on_mentions
 from reporting import Curve
 from stages import Stages
+from whole_file import whole_file
 
 from angel_trl import AngelConfig, EntityLinker, HeldOut, KnowledgeBase, deal_documents
 from angel_trl.linker_files import find_folder
@@ -141,7 +142,5 @@ def _keep(fold_of: Mapping[str, int], path: Path, stages: Stages) -> None:
             )
     elif stages.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that a killed run leaves no half a file.
-        partial_file = path.with_suffix(".partial")
-        partial_file.write_text(json.dumps(fold_of), encoding="utf-8")
-        partial_file.replace(path)
+        with whole_file(path) as partial_file:
+            partial_file.write_text(json.dumps(fold_of), encoding="utf-8")

@@ -15,7 +15,6 @@ as primary ids where the knowledge base knows them), `gold_names` (all names of 
 hold for them.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from whole_file import whole_file
 
 from angel_trl import KnowledgeBase
 from angel_trl.breakdown import SLICES, slice_mentions
@@ -205,7 +205,5 @@ def _context(row: Mapping[str, Any]) -> str:
 
 
 def _write(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
-    # Written aside and renamed, so that a killed run leaves no half a file.
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType, set_seed
 from reporting import Curve
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
+from whole_file import whole_file
 
 from angel_trl import AngelConfig, AngelTrainer
 from angel_trl.architectures import load_model
@@ -149,9 +150,7 @@ class Stages:
         except KeyboardInterrupt:
             raise SystemExit(f"Interrupted. Run the same command with --resume to go on in {self.output}.") from None
         if self.is_main:
-            # Written aside and renamed, so that a killed run leaves no half a file.
-            partial_file = marker.with_suffix(".partial")
-            partial_file.write_text(json.dumps(curve), encoding="utf-8")
-            partial_file.replace(marker)
+            with whole_file(marker) as partial:
+                partial.write_text(json.dumps(curve), encoding="utf-8")
         self._state.wait_for_everyone()
         return curve
