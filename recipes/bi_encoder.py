@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
-from reporting import Curve
+from reporting import Curve, dev_curve
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -345,7 +345,7 @@ def train_stage(
     loss = DistinctConceptsLoss(model, scale=settings.scale)
     trainer = SentenceTransformerTrainer(model, arguments, pairs, loss=loss, evaluator=dev)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
-    curve = [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+    curve = dev_curve(trainer.state)
     model.save_pretrained(str(folder / "model"), create_model_card=False)
     with whole_file(marker) as partial:
         partial.write_text(json.dumps({"curve": curve, "steps": trainer.state.global_step}), encoding="utf-8")

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from reporting import Curve
+from reporting import Curve, dev_curve
 from transformers import PreTrainedModel
 
 from angel_trl import AngelConfig, KnowledgeBase, PositiveConfig, PositiveTrainer, TargetNames
@@ -94,7 +94,7 @@ def train_on_mentions(
     trainer = PositiveTrainer(model, config, examples, targets, dev)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "mentions") if args.resume else None)
     trainer.save_linker(folder)
-    return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+    return dev_curve(trainer.state)
 
 
 def mentions_from_kb(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 from predictions import Answers, keep
+from transformers import TrainerState
 
 from angel_trl import EntityLinker, KnowledgeBase, paired_difference, score
 from angel_trl.evaluation import evaluate_linking
@@ -17,6 +18,11 @@ from angel_trl.targets import prepare_mentions
 LOOKUP, LOOKUP_TRAIN = "lookup", "lookup + training mentions"
 WITHIN_TYPES = "Linkers searched among concepts of each mention's own types; string lookup, among all names."
 Curve = list[tuple[float, float]]
+
+
+def dev_curve(state: TrainerState) -> Curve:
+    """Dev Acc@1 by optimiser step, from what a trainer has logged."""
+    return [(row["step"], row["eval_acc@1"]) for row in state.log_history if "eval_acc@1" in row]
 
 
 def evaluate_systems(

@@ -14,7 +14,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
-from reporting import Curve
+from reporting import Curve, dev_curve
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import TrlParser
 from whole_file import whole_file
@@ -92,7 +92,7 @@ def train_rounds(trainer: AngelTrainer, to: Path, resume: bool) -> Curve:
     trainer.save_linker(to)
     if trainer.is_world_process_zero():
         (folder / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    return [(row["step"], row["eval_acc@1"]) for row in trainer.state.log_history if "eval_acc@1" in row]
+    return dev_curve(trainer.state)
 
 
 class Stages:
