@@ -30,7 +30,7 @@ from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits
 from datasets import DatasetDict
 from numpy.typing import NDArray
 from predictions import PREDICTIONS, Answers, keep, read_predictions, write_predictions
-from reporting import LOOKUP, LOOKUP_TRAIN, Curve, write_report
+from reporting import LOOKUP, LOOKUP_TRAIN, Curve, scores_in_brief, write_report
 from stages import parse_settings
 from tqdm import tqdm
 from whole_file import whole_file
@@ -154,15 +154,15 @@ class TfidfNames:
 
     Args:
         names: the names. How rare an n-gram is, is told by 200,000 of them where there are more.
-        ngrams: shortest and longest character n-gram; as in `angel_trl.targets.NearestNames`.
     """
 
     _MOST_COUNTED = 200_000
 
-    def __init__(self, names: Sequence[str], ngrams: tuple[int, int] = (1, 3)) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self._vectorizer = TfidfVectorizer(analyzer="char", ngram_range=ngrams, dtype=np.float32)
+        # As in `angel_trl.targets.NearestNames`.
+        self._vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), dtype=np.float32)
         few = len(names) <= self._MOST_COUNTED
         self._vectorizer.fit(names if few else random.Random(0).sample(list(names), self._MOST_COUNTED))
         self._vectors = self._vectorizer.transform(names)
@@ -262,26 +262,30 @@ def bi_encoder_answers(
         if error.name != "sentence_transformers":
             raise
         raise SystemExit('The bi-encoder needs sentence-transformers: pip install "angel_trl[baselines]".') from error
-    shared = {"batch_size": args.batch_size, "scale": args.scale, "bf16": args.bf16, "use_cpu": args.use_cpu}
-    made = {"noise": args.kb_noise, "context": 0.0, "max_words": 0}
+    shared = {
+        "batch_size": args.batch_size,
+        "scale": args.scale,
+        "seed": args.seed,
+        "bf16": args.bf16,
+        "use_cpu": args.use_cpu,
+        "quiet": args.disable_tqdm,
+    }
     texts = [*kb.names, *sorted({row["text"].lower() for row in splits["train"]})]
     model = bi_encoder.first_encoder(args.model, texts, folder / "start", args.seed, args.max_tokens)
     steps = 0
     if args.name_passes > 0:
-        pairs = bi_encoder.kb_pairs(kb, round(args.name_passes * kb.num_names), seed=10 * args.seed + 1, **made)
-        stage = bi_encoder.Training(
-            epochs=1, learning_rate=args.name_learning_rate, seed=args.seed, quiet=args.disable_tqdm, **shared
-        )
+        count = round(args.name_passes * kb.num_names)
+        pairs = bi_encoder.kb_pairs(kb, count, seed=10 * args.seed + 1, noise=args.kb_noise)
+        stage = bi_encoder.Training(epochs=1, learning_rate=args.name_learning_rate, **shared)
         model, _, steps = bi_encoder.train_stage(model, pairs, stage, folder / "names", args.resume)
     pairs = bi_encoder.mention_pairs(kb, splits["train"], args.context_words, args.nearest_names)
     more = round(args.kb_pairs_per_mention * len(pairs))
     if more:
-        pairs = bi_encoder.joined(pairs, bi_encoder.kb_pairs(kb, more, seed=10 * args.seed + 2, **made))
+        made = bi_encoder.kb_pairs(kb, more, seed=10 * args.seed + 2, noise=args.kb_noise)
+        pairs = bi_encoder.joined(pairs, made)
     dev_texts = bi_encoder.queries(splits["dev"], args.context_words, kb.normalization)
     dev = bi_encoder.DevAccuracy(kb, splits["dev"], dev_texts, args.bf16)
-    stage = bi_encoder.Training(
-        epochs=args.epochs, learning_rate=args.learning_rate, seed=args.seed, quiet=args.disable_tqdm, **shared
-    )
+    stage = bi_encoder.Training(epochs=args.epochs, learning_rate=args.learning_rate, **shared)
     model, curve, _ = bi_encoder.train_stage(model, pairs, stage, folder / "mentions", args.resume, dev)
     encode = bi_encoder.Encoder(model, args.bf16)
     texts = bi_encoder.queries(splits["test"], args.context_words, kb.normalization)
@@ -358,15 +362,12 @@ def main() -> None:
         for name, own in answers.items()
     }
     keep(output, answers, test, corpus["train"], kb, references)
-    counts = {split: mention_counts(kb, list(rows)) for split, rows in corpus.items()}
+    counts = {split: mention_counts(kb, list(mentions)) for split, mentions in corpus.items()}
     results = {"settings": {"recipe": vars(args)}, "data": data, "test": rows, "counts": counts, "dev": curves}
     results |= {"within_types": False, "seconds": seconds}
     name = "the synthetic quickstart" if args.corpus is None else Path(args.corpus).name
     write_report(output, results, curves, f"Baselines on {name}, {args.test_split} split ({len(test)} mentions)")
-    line: dict[str, Any] = {
-        name: {key: round(row[key], 2) for key in ("acc@1", "acc@5", "mrr", "acc@1_strict")}
-        for name, row in rows.items()
-    }
+    line: dict[str, Any] = {system: scores_in_brief(row) for system, row in rows.items()}
     print(json.dumps(line | {"seconds": round(time.time() - begin, 1)}), flush=True)
 
 

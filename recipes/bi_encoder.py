@@ -90,9 +90,9 @@ def _pairs(kb: KnowledgeBase, rows: Iterable[tuple[str, int, Iterable[int]]]) ->
     return Dataset.from_dict(columns, features=PAIR_FEATURES)
 
 
-def kb_pairs(kb: KnowledgeBase, count: int, *, seed: int, noise: float, context: float, max_words: int) -> Dataset:
+def kb_pairs(kb: KnowledgeBase, count: int, *, seed: int, noise: float) -> Dataset:
     """Pairs of a name, noised as in `KBExamples`, and another name of its concepts, or itself if there is none."""
-    mentions = KBMentions(kb, count, seed=seed, noise=noise, context=context)
+    mentions = KBMentions(kb, count, seed=seed, noise=noise)
 
     def pair(place: int) -> tuple[str, int, list[int]]:
         name, made, rng = mentions.sentence(place)
@@ -101,7 +101,7 @@ def kb_pairs(kb: KnowledgeBase, count: int, *, seed: int, noise: float, context:
         told = made.text[made.start : made.end]
         others = [n for n in own if n not in made.shown and kb.names[n] != told]
         return (
-            query_text(made.text, made.start, made.end, max_words if context else 0, kb.normalization),
+            query_text(made.text, made.start, made.end, 0, kb.normalization),
             rng.choice(others or [name]),
             concepts,
         )

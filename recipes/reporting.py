@@ -123,18 +123,19 @@ def _deciding(settings: dict) -> dict:
     }
 
 
+def scores_in_brief(row: dict) -> dict:
+    """The scores of a system that a program reads."""
+    return {key: round(row[key], 2) for key in ("acc@1", "acc@5", "mrr", "acc@1_strict")}
+
+
 def last_line(results: dict, linker: Path, begin: float, published: dict | None = None) -> str:
     """What a program reads: the scores of each system, the linker, what was published and the seconds taken."""
-
-    def scores(row: dict | None) -> dict | None:
-        return row and {key: round(row[key], 2) for key in ("acc@1", "acc@5", "mrr", "acc@1_strict")}
-
-    rows = results["test"]
+    rows = {name: scores_in_brief(row) for name, row in results["test"].items()}
     line = {
-        "lookup": scores(rows[LOOKUP]),
-        "lookup_with_training_mentions": scores(rows[LOOKUP_TRAIN]),
-        "positive_only": scores(rows.get("positive-only")),
-        "angel": scores(rows.get("ANGEL")),
+        "lookup": rows[LOOKUP],
+        "lookup_with_training_mentions": rows[LOOKUP_TRAIN],
+        "positive_only": rows.get("positive-only"),
+        "angel": rows.get("ANGEL"),
     }
     line |= {"linker": str(linker)} | ({} if published is None else {"published": published})
     return json.dumps(line | {"seconds": round(time.time() - begin, 1)})

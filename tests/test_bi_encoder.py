@@ -45,7 +45,7 @@ def test_a_mention_is_encoded_alone_or_between_markers_in_so_many_words(bi_encod
 
 
 def test_pairs_of_the_knowledge_base_are_of_one_concept_and_never_twice_the_same_text(bi_encoder, small_kb):
-    pairs = bi_encoder.kb_pairs(small_kb, 200, seed=1, noise=0.3, context=0.0, max_words=0)
+    pairs = bi_encoder.kb_pairs(small_kb, 200, seed=1, noise=0.3)
     assert len(pairs) == 200
     same = {row["anchor"] for row in pairs if row["anchor"] == row["positive"]}
     assert same <= {"diabetes insipidus"}, "the only name of its concept"
@@ -57,8 +57,7 @@ def test_pairs_of_the_knowledge_base_are_of_one_concept_and_never_twice_the_same
 
 
 def test_pairs_are_the_same_for_a_seed(bi_encoder, small_kb):
-    made = {"noise": 0.3, "context": 0.0, "max_words": 0}
-    first, again, other = (bi_encoder.kb_pairs(small_kb, 50, seed=seed, **made)["anchor"] for seed in (1, 1, 2))
+    first, again, other = (bi_encoder.kb_pairs(small_kb, 50, seed=seed, noise=0.3)["anchor"] for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -164,7 +163,7 @@ def test_a_stage_that_is_interrupted_goes_on_and_ends_with_the_same_weights(bi_e
     settings = bi_encoder.Training(
         epochs=3, learning_rate=1e-3, batch_size=16, scale=20.0, seed=3, bf16=False, use_cpu=True, quiet=True
     )
-    pairs = bi_encoder.kb_pairs(small_kb, 48, seed=1, noise=0.3, context=0.0, max_words=0)
+    pairs = bi_encoder.kb_pairs(small_kb, 48, seed=1, noise=0.3)
 
     class Dev(bi_encoder.SentenceEvaluator):
         """Finds each epoch better than the one before, but for where it fails."""
@@ -200,7 +199,7 @@ def test_the_epoch_with_the_best_dev_accuracy_is_kept(bi_encoder, small_kb, tmp_
     settings = bi_encoder.Training(
         epochs=2, learning_rate=1e-2, batch_size=16, scale=20.0, seed=3, bf16=False, use_cpu=True, quiet=True
     )
-    pairs = bi_encoder.kb_pairs(small_kb, 32, seed=1, noise=0.3, context=0.0, max_words=0)
+    pairs = bi_encoder.kb_pairs(small_kb, 32, seed=1, noise=0.3)
     seen = {}
 
     class Dev(bi_encoder.SentenceEvaluator):
