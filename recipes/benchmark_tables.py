@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from table_parts import bold, interval, significant, table
+from table_parts import bold, median_and_ends, significant, table
 
 Result = Mapping[str, Any]
 
@@ -73,7 +73,7 @@ def search(result: Result) -> str:
         for model, prefix in (("trained", ""), ("random", "random_")):
             times = result[model]["ms_per_mention"]
             spread = result["spread"].get(prefix + _SPEEDUPS.get(side, ""))
-            ratio = f"{spread['median']:.1f} {interval([spread['min'], spread['max']])}" if spread else ""
+            ratio = median_and_ends(spread) if spread else ""
             if side == "encoder only":
                 ratio = f"{times[side]['median'] / times['ours']['median']:.1f}"
             told = f"{significant(times[side]['median'])} [{significant(times[side]['min'])}]" if side in times else ""
@@ -189,7 +189,7 @@ def growth_by_names(result: Result) -> str:
             f"{one['build_seconds']:.2f}",
             f"{1e3 * one['open_seconds']:.1f} ({1e3 * one['open_verified_seconds']:.0f})",
             f"{one['extend_seconds']:.2f}",
-            f"{one['median']:.2f} {interval([one['min'], one['max']], 2)}",
+            median_and_ends(one, 2),
             f"{one['process_peak_megabytes']:,.0f}",
         ]
         for count, one in result["by_names"].items()
@@ -201,10 +201,7 @@ def growth_by_names(result: Result) -> str:
 
 def growth_by_beams(result: Result) -> str:
     """Cost of the search by the number of beams."""
-    rows = [
-        [beams, f"{one['median']:.2f} {interval([one['min'], one['max']], 2)}"]
-        for beams, one in result["by_beams"].items()
-    ]
+    rows = [[beams, median_and_ends(one, 2)] for beams, one in result["by_beams"].items()]
     return table([f"beams ({result['settings']['names_for_beams']:,} names)", "ms a mention [min, max]"], rows, True)
 
 
@@ -214,12 +211,12 @@ def training(result: Result) -> str:
     memory = result["peak_memory"]
     rows = []
     for side, name in sides.items():
-        taken, spread = result["ms_per_step"][side], result["spread"].get(side)
+        spread = result["spread"].get(side)
         rows.append(
             [
                 name,
-                f"{taken['median']:.0f} {interval([taken['min'], taken['max']], 0)}",
-                f"{spread['median']:.1f} {interval([spread['min'], spread['max']])}" if spread else "",
+                median_and_ends(result["ms_per_step"][side], 0),
+                median_and_ends(spread) if spread else "",
                 f"{memory[side] / 1e6:.0f}",
                 f"{memory[side] / memory['ours']:.2f}" if spread else "",
             ]
@@ -239,16 +236,10 @@ def training_equality(result: Result) -> str:
 def training_round(result: Result) -> str:
     """What mining and training of a round take."""
     one = result["round"]
-    rows = []
-    for part in ("mining", "training"):
-        taken = one[f"{part}_seconds"]
-        rows.append(
-            [
-                part,
-                f"{taken['median']:.1f} {interval([taken['min'], taken['max']])}",
-                f"{one[f'{part}_share']:.0%}",
-            ]
-        )
+    rows = [
+        [part, median_and_ends(one[f"{part}_seconds"]), f"{one[f'{part}_share']:.0%}"]
+        for part in ("mining", "training")
+    ]
     header = f"a round of {one['mentions']} mentions, {one['pairs']:.0f} pairs"
     return table([header, "seconds, median [min, max]", "share"], rows, numbers=True)
 

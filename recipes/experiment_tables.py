@@ -1,6 +1,6 @@
 """Tables of scores, from the JSON files that `experiment.py` writes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from table_parts import bold, gain, interval, pair, signed, table
@@ -23,21 +23,25 @@ def _best(values: Mapping[str, float]) -> set[str]:
     return {name for name, value in values.items() if round(value, 1) == highest}
 
 
+def _score_cells(result: Result, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """By system and score its mean and the deviation between seeds, the highest of each score in bold."""
+    systems = result["systems"]
+    cells: dict[str, dict[str, str]] = {name: {} for name in systems}
+    for key in keys:
+        best = _best({name: one["scores"][key] for name, one in systems.items()})
+        for name, one in systems.items():
+            text = _with_sd(one["scores"][key], one["sd"][key])
+            cells[name][key] = bold(text) if name in best else text
+    return cells
+
+
 def scores(result: Result) -> str:
     """All systems: mean over seeds with the interval over documents and the deviation between seeds."""
-    systems = result["systems"]
-    best = {key: _best({name: one["scores"][key] for name, one in systems.items()}) for key in _HEADERS}
-
-    def cell(name: str, key: str) -> str:
-        one = systems[name]
-        text = _with_sd(one["scores"][key], one["sd"][key])
-        text = bold(text) if name in best[key] else text
-        return f"{text} {interval(one['scores'][f'{key}_ci'])}" if key == "acc@1" else text
-
-    rows = [
-        [name, *(cell(name, key) for key in _HEADERS), _core_minutes(one), str(len(one["seeds"]))]
-        for name, one in systems.items()
-    ]
+    cells = _score_cells(result, _HEADERS)
+    rows = []
+    for name, one in result["systems"].items():
+        cells[name]["acc@1"] += f" {interval(one['scores']['acc@1_ci'])}"
+        rows.append([name, *cells[name].values(), _core_minutes(one), str(len(one["seeds"]))])
     return table(["", *_HEADERS.values(), "core minutes", "seeds"], rows)
 
 
@@ -118,19 +122,8 @@ def main(*results: Result) -> str:
     """Acc@1 of the systems of several experiments, a column each; below them the first difference asked for."""
     systems = list(dict.fromkeys(name for result in results for name in result["systems"]))
     keys = ("acc@1", "acc@1_strict")
-    best = [
-        {key: _best({name: one["scores"][key] for name, one in result["systems"].items()}) for key in keys}
-        for result in results
-    ]
-    rows = []
-    for name in systems:
-        cells = []
-        for result, highest in zip(results, best, strict=True):
-            one = result["systems"].get(name)
-            values = [_with_sd(one["scores"][key], one["sd"][key]) for key in keys] if one else []
-            told = [bold(text) if name in highest[key] else text for key, text in zip(keys, values, strict=False)]
-            cells.append(" / ".join(told))
-        rows.append([name, *cells])
+    cells = [_score_cells(result, keys) for result in results]
+    rows = [[name, *(" / ".join(own.get(name, {}).values()) for own in cells)] for name in systems]
     first = [result["differences"][0] for result in results]
     names = {f"{one['system']} - {one['against']}, points" for one in first}
     rows.append([", ".join(sorted(names)), *(" / ".join(gain(one[key]) for key in keys) for one in first)])

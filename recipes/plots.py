@@ -9,7 +9,7 @@ optimiser step) and `NAME-compute.png` (accuracy against core-minutes); those fo
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,14 @@ def scores(result: Result) -> Figure:
     figure, axes = _figure(height=0.42 * len(systems) + 1.4)
     places = np.arange(len(systems))[::-1]
     for place, (number, one) in zip(places, enumerate(systems.values()), strict=True):
-        value, (low, high) = one["scores"]["acc@1"], one["scores"]["acc@1_ci"]
+        value, interval = one["scores"]["acc@1"], one["scores"]["acc@1_ci"]
         axes.barh(
             place, value, height=0.7, color="#D9D9D9", edgecolor="#404040", hatch=_HATCHES[number % len(_HATCHES)]
         )
-        axes.errorbar(value, place, xerr=_errors(value, low, high), color="black", capsize=3, linewidth=1.2)
+        axes.errorbar(value, place, xerr=_errors([value], [interval]), color="black", capsize=3, linewidth=1.2)
         by_seed = [seed["acc@1"] for seed in one["by_seed"].values()]
         axes.plot(by_seed, [place] * len(by_seed), "o", color="white", markeredgecolor="black", markersize=4, zorder=4)
-        axes.text(max(high, *by_seed) + 1.2, place, f"{value:.1f}", va="center", fontsize=9)
+        axes.text(max(interval[1], *by_seed) + 1.2, place, f"{value:.1f}", va="center", fontsize=9)
     axes.set_yticks(places, list(systems), fontsize=10)
     axes.set_xlim(0, 106)
     _finish(axes, "Acc@1, any-id (%), mean, 95% interval over documents, seeds", "", result["title"], "x")
@@ -59,13 +59,12 @@ def slices(result: Result) -> Figure:
     width = 0.8 / (len(against) + 1)
     for number, system in enumerate([*reversed(against), first]):
         own = [result["systems"][system]["slices"][name] for name in shown]
-        values = np.array([one["acc@1"] for one in own])
-        ends = np.array([one["acc@1_ci"] for one in own])
+        values = [one["acc@1"] for one in own]
         axes.bar(
             np.arange(len(shown)) + width * (number - len(against) / 2),
             values,
             width,
-            yerr=np.maximum([values - ends[:, 0], ends[:, 1] - values], 0),
+            yerr=_errors(values, [one["acc@1_ci"] for one in own]),
             color=_COLOURS[number],
             edgecolor="white",
             hatch=_HATCHES[number],
@@ -130,13 +129,12 @@ def compute(result: Result) -> Figure:
     joined = {name: [one for one in own if one in known] for name, own in result.get("curves", {}).items()}
     alone = [name for name in known if not any(name in own for own in joined.values())]
     for number, (label, own) in enumerate((joined | {name: [name] for name in alone}).items()):
-        points = sorted((known[name]["compute"]["core_seconds"] / 60, known[name]["scores"]) for name in own)
-        minutes, values = (np.array([one[0] for one in points]), np.array([one[1]["acc@1"] for one in points]))
-        ends = np.array([one[1]["acc@1_ci"] for one in points])
+        points = sorted((known[name] for name in own), key=lambda one: one["compute"]["core_seconds"])
+        values = [one["scores"]["acc@1"] for one in points]
         axes.errorbar(
-            minutes,
+            [one["compute"]["core_seconds"] / 60 for one in points],
             values,
-            yerr=np.maximum([values - ends[:, 0], ends[:, 1] - values], 0),
+            yerr=_errors(values, [one["scores"]["acc@1_ci"] for one in points]),
             color=_COLOURS[number % 8],
             marker=_MARKERS[number % 8],
             markersize=8,
@@ -153,9 +151,10 @@ def compute(result: Result) -> Figure:
     return figure
 
 
-def _errors(value: float, low: float, high: float) -> list[list[float]]:
-    """Lengths of an error bar; a bootstrap interval need not hold the value."""
-    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+def _errors(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> np.ndarray:
+    """Lengths of error bars, float64 `[2, values]`; a bootstrap interval need not hold the value."""
+    low, high = np.transpose(intervals)
+    return np.maximum([values - low, high - values], 0)
 
 
 def _figure(width: float = 7, height: float = 4.4) -> tuple[Figure, Axes]:

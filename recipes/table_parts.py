@@ -30,6 +30,11 @@ def interval(ends: Sequence[float], digits: int = 1) -> str:
     return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 
+def median_and_ends(turns: Mapping[str, float], digits: int = 1) -> str:
+    """The median of several turns with the least and the greatest."""
+    return f"{turns['median']:.{digits}f} {interval([turns['min'], turns['max']], digits)}"
+
+
 def gain(difference: Mapping[str, Any], digits: int = 1) -> str:
     """A difference in points with its interval."""
     low, high = difference["ci"]
