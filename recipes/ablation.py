@@ -11,12 +11,12 @@ the published implementation back: `variants.VariantTrainer` says what each does
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import angel
 from angel import AngelConfig, RecipeArguments
 from publishing import QUICKSTART
-from variants import VariantTrainer
+from variants import Mistake, Negatives, VariantTrainer
 
 
 @dataclass
@@ -24,10 +24,10 @@ class AblationArguments(RecipeArguments):
     """What is done otherwise, and what `angel.py` needs."""
 
     script: ClassVar[str] = "recipes/ablation.py"
-    negatives: Literal["beam", "tfidf", "random"] = field(
+    negatives: Negatives = field(
         default="beam", metadata={"help": "Wrong names that the search prefers, nearest by TF-IDF, or random."}
     )
-    mistake: Literal["none", "doubled_space", "prefix", "dropout"] = field(
+    mistake: Mistake = field(
         default="none", metadata={"help": "A mistake of the published implementation to make in training."}
     )
 

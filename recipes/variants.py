@@ -7,7 +7,7 @@ and evaluation stay those of `AngelTrainer`.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ from angel_trl.decoding import score_names
 from angel_trl.mining import RoundPairs
 from angel_trl.targets import MentionSet, NearestNames, TargetNames
 
-NEGATIVES = ("beam", "tfidf", "random")
-MISTAKES = ("none", "doubled_space", "prefix", "dropout")
+Negatives = Literal["beam", "tfidf", "random"]
+Mistake = Literal["none", "doubled_space", "prefix", "dropout"]
 DROPOUT = 0.1
 """The rate of BART's published models, of hidden states, attention weights and activations alike."""
 _RATES = ("dropout", "attention_dropout", "activation_dropout")
@@ -120,7 +120,9 @@ def set_dropout(model: PreTrainedModel, rate: float) -> None:
         if isinstance(getattr(owner, name, None), float)
     ]
     if all(owner is model.config for owner, _ in found):
-        raise ValueError(f"--mistake dropout: {type(model).__name__} has no functional dropout to leave on.")
+        raise ValueError(
+            f"--mistake dropout: {type(model).__name__} has no functional dropout to leave on. Use a BART."
+        )
     for owner, name in found:
         setattr(owner, name, rate)
 
@@ -161,7 +163,7 @@ class VariantTrainer(PublishingTrainer):
         ValueError: for another choice; where the model, its tokenizer or other settings leave nothing to change.
     """
 
-    def __init__(self, *given: Any, negatives: str = "beam", mistake: str = "none", **named: Any) -> None:
+    def __init__(self, *given: Any, negatives: Negatives = "beam", mistake: Mistake = "none", **named: Any) -> None:
         super().__init__(*given, **named)
         self._negatives, self._mistake = negatives, mistake
         self._refuse()
@@ -174,12 +176,9 @@ class VariantTrainer(PublishingTrainer):
     def _refuse(self) -> None:
         formatter = self.targets.formatter
         # Choices in a YAML file have not been checked yet.
-        for name, given, choices in (
-            ("negatives", self._negatives, NEGATIVES),
-            ("mistake", self._mistake, MISTAKES),
-        ):
-            if given not in choices:
-                raise ValueError(f"{name} is {given!r}; choose one of {', '.join(choices)}.")
+        for name, given, choices in (("negatives", self._negatives, Negatives), ("mistake", self._mistake, Mistake)):
+            if given not in get_args(choices):
+                raise ValueError(f"{name} is {given!r}; choose one of {', '.join(get_args(choices))}.")
         if self._negatives != "beam" and self.args.within_types:
             raise ValueError(
                 f"--negatives {self._negatives} takes wrong names of any type, but within_types mines among a "
@@ -223,9 +222,10 @@ class VariantTrainer(PublishingTrainer):
         items = [item for place in range(len(mined.rows)) if (item := self.train_dataset[place]).pairs]
         names = [[name for pair in item.pairs for name in pair[:2]] for item in items]
         with self.searched_model() as model:
-            initial = self.args.reference == "initial"
-            score = partial(score_names, batch_size=self.args.mining_batch_size)
-            scorer = self.initial_scorer(model) if initial else partial(score, model)
+            if self.args.reference == "initial":
+                scorer = self.initial_scorer(model)
+            else:
+                scorer = partial(score_names, model, batch_size=self.args.mining_batch_size)
             chosen, rejected = np.concatenate(scorer([item.mention for item in items], names)).reshape(-1, 2).T
         metrics = mined.metrics | {"margin": float((chosen - rejected).mean())}
         return dataclasses.replace(mined, chosen_log_probs=chosen, rejected_log_probs=rejected, metrics=metrics)

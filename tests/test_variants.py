@@ -355,7 +355,7 @@ def test_a_prefix_needs_an_encoder_and_a_start_token(build, tokenizer):
 
 
 def test_dropout_needs_functional_dropout(build, tokenizer):
-    with pytest.raises(ValueError, match="GPT2LMHeadModel has no functional dropout"):
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has no functional dropout to leave on. Use a BART"):
         build(model=gpt2(tokenizer), mistake="dropout")
 
 
