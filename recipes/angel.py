@@ -32,8 +32,9 @@ if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "-
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv[1:1] = ["--config", str(CONFIGS / "quickstart.yaml")]
 
-from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits  # noqa: E402
+from corpus_splits import TEST_SPLIT_HELP, TestSplit  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
+from inputs import read_inputs  # noqa: E402
 from mining_folds import check_folds, deal_folds, fold_linker, train_folds  # noqa: E402
 from positive_stage import mentions_from_kb, train_on_mentions, train_on_names  # noqa: E402
 from publishing import Publication, PublishArguments, PublishingTrainer  # noqa: E402
@@ -47,10 +48,6 @@ from angel_trl import (  # noqa: E402
     HeldOut,
     KnowledgeBase,
     MentionFormat,
-    read_corpus,
-    read_knowledge_base,
-    synthetic_corpus,
-    validate_mentions,
 )
 from angel_trl.scratch import SCRATCH_PRESETS  # noqa: E402
 from angel_trl.targets import prepare_mentions  # noqa: E402
@@ -164,23 +161,7 @@ def settings_of(args: RecipeArguments) -> dict:
 
 def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
     """The knowledge base, the corpus, and what was read, skipped and repaired."""
-    if (args.corpus is None) != (args.kb is None):
-        raise SystemExit("Give both --corpus and --kb, or neither for the synthetic quickstart data.")
-    if args.corpus is None:
-        kb, corpus = synthetic_corpus(seed=0)
-        report = {"corpus": "synthetic (made by angel_trl.synthetic; no real concepts)"}
-    else:
-        try:
-            kb = read_knowledge_base(args.kb)
-            corpus, read = read_corpus(args.corpus, fold=args.fold, level=args.level)
-        except (ValueError, OSError) as error:
-            raise SystemExit(str(error)) from error
-        report = {"corpus": read.to_dict()}
-        logger.log(logging.WARNING if read.skipped else logging.INFO, "read %s: %s", args.corpus, read.summary())
-    corpus = scored_splits(corpus, args.test_split)
-    for split in corpus.values():
-        validate_mentions(split)
-    report["kb"] = kb.statistics()
+    kb, corpus, report = read_inputs(args)
     if kb.read_report is not None:
         report["kb lines"] = kb.read_report.to_dict()
     return kb, corpus, report

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits
+from corpus_splits import TEST_SPLIT_HELP, TestSplit
 from datasets import DatasetDict
+from inputs import read_inputs
 from numpy.typing import NDArray
 from predictions import PREDICTIONS, Answers, keep, read_predictions, write_predictions
 from reporting import LOOKUP, LOOKUP_TRAIN, Curve, scores_in_brief, write_report
@@ -35,14 +36,7 @@ from stages import parse_settings
 from tqdm import tqdm
 from whole_file import whole_file
 
-from angel_trl import (
-    KnowledgeBase,
-    read_corpus,
-    read_knowledge_base,
-    score,
-    synthetic_corpus,
-    validate_mentions,
-)
+from angel_trl import KnowledgeBase, score
 from angel_trl.abbreviations import expand
 from angel_trl.lookup import StringLookup
 from angel_trl.normalization import normalize
@@ -210,28 +204,6 @@ def gold_references(kb: KnowledgeBase, mentions: Rows) -> list[list[list[str]]]:
     return [[[own for i in part for own in primary(i)] for part in row["concept_ids"]] for row in mentions]
 
 
-def load_data(args: BaselineArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
-    """The knowledge base, the corpus with its splits train, dev and test, and what was read."""
-    if (args.corpus is None) != (args.kb is None):
-        raise SystemExit("Give both --corpus and --kb, or neither for the synthetic quickstart data.")
-    if args.corpus is None:
-        kb, corpus = synthetic_corpus(seed=0)
-        report: dict[str, Any] = {"corpus": "synthetic (made by angel_trl.synthetic; no real concepts)"}
-    else:
-        try:
-            kb = read_knowledge_base(args.kb)
-            corpus, read = read_corpus(args.corpus, fold=args.fold, level=args.level)
-        except (ValueError, OSError) as error:
-            raise SystemExit(str(error)) from error
-        report = {"corpus": read.to_dict()}
-        logger.log(logging.WARNING if read.skipped else logging.INFO, "read %s: %s", args.corpus, read.summary())
-    corpus = scored_splits(corpus, args.test_split)
-    for split in corpus.values():
-        validate_mentions(split)
-    report |= {"kb": kb.statistics(), "test_split": args.test_split}
-    return kb, corpus, report
-
-
 def mention_counts(kb: KnowledgeBase, mentions: Rows) -> dict[str, int]:
     """How many mentions a split has, and how many of these no system can answer rightly, by reason."""
     unknown = sum(
@@ -341,7 +313,8 @@ def main() -> None:
         torch.set_num_threads(args.cpu_threads or os.cpu_count() or 1)
     set_seed(args.seed)
     output = Path(args.output_dir)
-    kb, corpus, data = load_data(args)
+    kb, corpus, data = read_inputs(args)
+    data["test_split"] = args.test_split
     test = corpus["test"]
     references = gold_references(kb, test)
     floors = {LOOKUP: StringLookup(kb), LOOKUP_TRAIN: StringLookup(kb, corpus["train"])}

@@ -29,6 +29,7 @@ from angel_trl.trainer import AngelTrainer
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 sys.path.insert(0, str(RECIPES))
 import angel as recipe  # noqa: E402
+import inputs  # noqa: E402
 import pretrain  # noqa: E402
 
 torch.set_num_threads(1)
@@ -142,7 +143,7 @@ def train(world, output, settings, resume):
 
 def run_recipe(arguments):
     """Run the recipe as `python recipes/angel.py` does, with part of the quickstart's data."""
-    recipe.synthetic_corpus = lambda seed: small_quickstart()
+    inputs.synthetic_corpus = lambda seed: small_quickstart()
     sys.argv[1:] = arguments
     recipe.main()
 

@@ -11,7 +11,7 @@ import mining_folds
 import positive_stage
 import pyarrow.parquet as pq
 import pytest
-from kill_worker import recipe, small_quickstart
+from kill_worker import inputs, recipe, small_quickstart
 from safetensors.torch import load_file
 
 from angel_trl import EntityLinker, search
@@ -32,7 +32,7 @@ def run():
         arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["angel.py", *arguments, *flags])
-            patch.setattr(recipe, "synthetic_corpus", lambda seed: small_quickstart())
+            patch.setattr(inputs, "synthetic_corpus", lambda seed: small_quickstart())
             patch.setattr(logging.getLogger(), "level", logging.ERROR)
             recipe.main()
 
