@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,13 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def recipes():
     """`(angel, ablation)` as modules."""
-    arguments, path = list(sys.argv), list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import ablation
-        import angel
-    finally:
-        sys.argv[:], sys.path[:] = arguments, path
+    import ablation
+    import angel
+
     return angel, ablation
 
 

@@ -3,8 +3,6 @@
 import itertools
 import json
 import os
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,21 +10,15 @@ import pytest
 
 from angel_trl.breakdown import SLICES
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture(scope="module")
 def recipes():
     """The modules of the recipes that take finished runs."""
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import analysis
-        import changes
-        import experiment
-        import predictions
-    finally:
-        sys.path[:] = path
+    import analysis
+    import changes
+    import experiment
+    import predictions
+
     return SimpleNamespace(analysis=analysis, changes=changes, experiment=experiment, predictions=predictions)
 
 

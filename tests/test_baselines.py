@@ -21,13 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def recipes():
     """`(baselines, corpus_splits)`, the modules."""
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import baselines
-        import corpus_splits
-    finally:
-        sys.path[:] = path
+    import baselines
+    import corpus_splits
+
     return baselines, corpus_splits
 
 

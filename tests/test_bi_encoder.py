@@ -1,8 +1,5 @@
 """The bi-encoder of the baselines: what it learns from, how it is searched, stages that are interrupted."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,18 +7,13 @@ import torch
 from angel_trl import synthetic_corpus
 from angel_trl.kb import Concept, KnowledgeBase
 
-ROOT = Path(__file__).resolve().parents[1]
 pytest.importorskip("sentence_transformers", reason="the extra `baselines` is not installed")
 
 
 @pytest.fixture(scope="module")
 def bi_encoder():
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import bi_encoder
-    finally:
-        sys.path[:] = path
+    import bi_encoder
+
     return bi_encoder
 
 

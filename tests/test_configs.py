@@ -1,7 +1,6 @@
 """The configurations of the benchmarks: the paper's settings, on a few mentions, all but the weights."""
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,12 +70,8 @@ MENTIONS = {"ncbi": 5134, "bc5cdr": 9385, "cometa": 13489, "aap": 15665, "medmen
 @pytest.fixture(scope="module")
 def recipe():
     """The recipe as a module."""
-    arguments, path = list(sys.argv), list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import angel
-    finally:
-        sys.argv[:], sys.path[:] = arguments, path
+    import angel
+
     return angel
 
 

@@ -20,28 +20,20 @@ EXPERIMENTS = sorted((ROOT / "recipes" / "experiments").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def experiment():
     """The runner as a module."""
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import experiment
-    finally:
-        sys.path[:] = path
+    import experiment
+
     return experiment
 
 
 @pytest.fixture(scope="module")
 def parsers():
     """What reads the command line of each recipe, into dataclasses."""
-    arguments, path = list(sys.argv), list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import ablation
-        import angel
-        import baselines
-        import pretrain
-        from stages import parse_settings
-    finally:
-        sys.argv[:], sys.path[:] = arguments, path
+    import ablation
+    import angel
+    import baselines
+    import pretrain
+    from stages import parse_settings
+
     return {
         "angel": angel.parse_arguments,
         "ablation": ablation.parse_arguments,

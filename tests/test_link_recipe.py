@@ -28,11 +28,8 @@ OPTIONS = [part for name, value in (SETTINGS | {"cpu_threads": 1}).items() for p
 
 @pytest.fixture(scope="module")
 def recipe():
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import link
-    finally:
-        sys.path.remove(str(ROOT / "recipes"))
+    import link
+
     return link
 
 

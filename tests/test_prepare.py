@@ -22,12 +22,8 @@ SHARED = ROOT.parent / "shared" / "data"
 @pytest.fixture(scope="module")
 def recipe():
     """The recipe as a module."""
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import prepare
-    finally:
-        sys.path[:] = path
+    import prepare
+
     return prepare
 
 
@@ -145,12 +141,8 @@ def test_both_readers_and_datasets_read_what_was_written(run, data, tmp_path):
 def test_the_training_recipe_takes_the_folders(run, data):
     run(*both(data))
     out = data.parent / "out"
-    path = list(sys.path), list(sys.argv)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import angel
-    finally:
-        sys.path[:], sys.argv[:] = path
+    import angel
+
     kb, corpus, _ = angel.load_data(angel.RecipeArguments(corpus=str(out / "mentions"), kb=str(out / "kb")))
     assert len(kb) == 3
     assert {split: len(dataset) for split, dataset in corpus.items()} == {"train": 8, "dev": 8, "test": 8}

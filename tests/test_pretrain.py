@@ -109,8 +109,7 @@ def test_without_a_corpus_the_knowledge_base_is_all_it_needs(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pretrain", "pretrain/scratch-small"])
-def test_configs_hold_known_settings_only(monkeypatch, name):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+def test_configs_hold_known_settings_only(name):
     import pretrain
     from stages import parse_settings
 
@@ -122,8 +121,7 @@ def test_configs_hold_known_settings_only(monkeypatch, name):
         assert getattr(owner, setting) == value or setting in ("report_to", "output_dir"), setting
 
 
-def test_a_preset_brings_its_settings(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+def test_a_preset_brings_its_settings():
     import pretrain
     from stages import parse_settings
 

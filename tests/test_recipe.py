@@ -32,13 +32,9 @@ def launch(*arguments, check=True):
 
 @pytest.fixture(scope="module")
 def recipe():
-    """The recipe as a module; importing it without `--config` changes the arguments of the process, put back here."""
-    arguments, path = list(sys.argv), list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import angel
-    finally:
-        sys.argv[:], sys.path[:] = arguments, path
+    """The recipe as a module."""
+    import angel
+
     return angel
 
 

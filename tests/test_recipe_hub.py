@@ -200,8 +200,7 @@ def test_what_cannot_be_is_refused_before_training(run, hub, tmp_path, flags, me
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_of_a_card_is_for_others_too(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+def test_the_command_of_a_card_is_for_others_too(tmp_path):
     import publishing
 
     (tmp_path / "ncbi").mkdir()

@@ -18,16 +18,12 @@ RESULTS = ROOT / "recipes" / "results"
 @pytest.fixture(scope="module")
 def recipes():
     """The modules that make tables and pictures."""
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import benchmark_tables
-        import experiment_tables
-        import fill_tables
-        import plots
-        import table_parts
-    finally:
-        sys.path[:] = path
+    import benchmark_tables
+    import experiment_tables
+    import fill_tables
+    import plots
+    import table_parts
+
     return SimpleNamespace(
         fill=fill_tables, experiments=experiment_tables, benchmarks=benchmark_tables, parts=table_parts, plots=plots
     )

@@ -2,10 +2,8 @@
 
 import copy
 import math
-import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +20,6 @@ from angel_trl.decoding import search
 from angel_trl.formatting import EncodedMention
 from angel_trl.pairs import Pairs
 
-ROOT = Path(__file__).resolve().parents[1]
 ALL = [
     {"negatives": "tfidf"},
     {"negatives": "random"},
@@ -35,12 +32,8 @@ ALL = [
 @pytest.fixture(scope="module")
 def variants():
     """The module."""
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import variants
-    finally:
-        sys.path[:] = path
+    import variants
+
     return variants
 
 

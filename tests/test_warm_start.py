@@ -1,8 +1,6 @@
 """An encoder-decoder model that begins with the weights of a BERT."""
 
 import shutil
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +21,6 @@ from angel_trl.collator import positive_examples
 from angel_trl.targets import NearestNames, prepare_mentions
 from angel_trl.warm_start import warm_start
 
-ROOT = Path(__file__).resolve().parents[1]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -170,9 +167,9 @@ def test_weights_that_are_missing_are_refused_not_drawn(bert, tmp_path):
         warm_start(str(tmp_path))
 
 
-def test_the_recipes_take_a_bert_as_model(bert, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    first_model = import_module("stages").first_model
+def test_the_recipes_take_a_bert_as_model(bert):
+    from stages import first_model
+
     model, tokenizer = first_model(str(bert), [], 1)
     assert isinstance(model, BartForConditionalGeneration)
     expected, _ = warm_start(str(bert), seed=1)

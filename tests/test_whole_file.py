@@ -1,22 +1,7 @@
 """A file that is written whole or not at all."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def whole_file():
-    path = list(sys.path)
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        from whole_file import whole_file
-    finally:
-        sys.path[:] = path
-    return whole_file
+from whole_file import whole_file
 
 
 @pytest.fixture
@@ -27,7 +12,7 @@ def before(tmp_path):
     return path
 
 
-def test_a_file_takes_the_place_of_another_once_all_is_written(whole_file, before):
+def test_a_file_takes_the_place_of_another_once_all_is_written(before):
     with whole_file(before) as partial:
         partial.write_text("all")
         assert before.read_text() == "before"
@@ -35,7 +20,7 @@ def test_a_file_takes_the_place_of_another_once_all_is_written(whole_file, befor
     assert list(before.parent.iterdir()) == [before]
 
 
-def test_writing_that_fails_leaves_what_was_there(whole_file, before):
+def test_writing_that_fails_leaves_what_was_there(before):
     def write_half():
         with whole_file(before) as partial:
             partial.write_text("half")
