@@ -120,7 +120,7 @@ def read_experiment(path: Path) -> Experiment:
     try:
         runs = [Run(**run) for run in given["runs"]]
         title, seeds = given["title"], [int(seed) for seed in given["seeds"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not an experiment ({error}); see the others in recipes/experiments") from error
     systems = {name: tuple(place.split("/", 1)) for name, place in given.get("systems", {}).items()}
     folder = path.stem
@@ -135,8 +135,12 @@ def read_experiment(path: Path) -> Experiment:
     for run in runs:
         if run.recipe not in scripts:
             raise ValueError(f"{path}: run {run.name!r} has the recipe {run.recipe!r}, which is not in recipes/")
-        for value in run.settings.values():
-            string.Template(str(value)).substitute(data="", runs="")
+        for setting, value in run.settings.items():
+            try:
+                _text(value, data="", runs="")
+            except (KeyError, ValueError) as error:
+                told = f"run {run.name!r} has {setting}: {value!r}, where $ begins neither ${{data}} nor ${{runs}}"
+                raise ValueError(f"{path}: {told}; write $$ for a $") from error
         for needed in run.needs:
             if needed not in names[: names.index(run.name)]:
                 raise ValueError(f"{path}: run {run.name!r} needs {needed!r}, which is no run before it")

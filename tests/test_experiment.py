@@ -79,6 +79,18 @@ ONE = "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel}]\n"
         ("title: x\nseeds: [0]", "not an experiment .'runs'"),
         ("title: x\nseeds: [0]\nruns: [{name: a, recipe: nothing}]", "'nothing', which is not in recipes/"),
         ("title: x\nseeds: [0]\nruns: [{name: a, recipe: angel, lr: 1}]", "unexpected keyword argument 'lr'"),
+        (
+            "title: x\nseeds: [one]\nruns: [{name: a, recipe: angel}]",
+            "not an experiment .invalid literal .*'one'",
+        ),
+        (
+            "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel, settings: {kb: '${dta}/kb'}}]",
+            "run 'a' has kb: '.{dta}/kb', where . begins neither ..data. nor ..runs.; write .. for a .",
+        ),
+        (
+            "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel, settings: {kb: '$/kb'}}]",
+            "run 'a' has kb: './kb', where . begins neither",
+        ),
         ("title: x\nseeds: [0]\nruns: [{name: a, recipe: angel}, {name: a, recipe: angel}]", "the same name"),
         (
             "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel, settings: {model: '${runs}/b/linker'}}]",
