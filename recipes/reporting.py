@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 from predictions import Answers, keep
 from transformers import TrainerState
+from whole_file import whole_file
 
 from angel_trl import EntityLinker, KnowledgeBase, paired_difference, score
 from angel_trl.evaluation import evaluate_linking
@@ -94,7 +95,8 @@ def write_report(output: Path, results: dict, curves: dict[str, Curve], title: s
     for heading, key in (("Data", "data"), ("Mentions by split", "counts")):
         text += f"\n## {heading}\n\n```json\n{json.dumps(results[key], indent=2)}\n```\n"
     (output / "report.md").write_text(text, encoding="utf-8")
-    (output / "results.json").write_text(json.dumps(results, indent=2, default=str), encoding="utf-8")
+    with whole_file(output / "results.json") as partial:
+        partial.write_text(json.dumps(results, indent=2, default=str), encoding="utf-8")
 
 
 def earlier_results(output: Path, settings: dict, linkers: dict[str, Path]) -> dict | None:
