@@ -94,12 +94,12 @@ def curves(result: Result) -> Figure:
             begin = ends.get((run, "positive-only"), ends.get((_start(seeds), "positive-only"), 0.0))
             begin = begin if system == "ANGEL" else 0.0
             ends[run, system] = begin + steps[-1]
-            style = {"color": _COLOURS[drawn % 8], "linestyle": _DASHES[drawn % 4]}
+            style = _style(drawn)
             at = begin + np.array(steps)
             label = f"{run}: {'rounds' if system == 'ANGEL' else system}"
-            axes.plot(at, values.mean(axis=0), marker=_MARKERS[drawn % 8], markersize=5, label=label, **style)
+            axes.plot(at, values.mean(axis=0), markersize=5, label=label, **style)
             if len(values) > 1:
-                axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=_COLOURS[drawn % 8], alpha=0.15)
+                axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15)
             drawn += 1
     if not drawn:
         raise KeyError("dev")
@@ -135,12 +135,10 @@ def compute(result: Result) -> Figure:
             [one["compute"]["core_seconds"] / 60 for one in points],
             values,
             yerr=_errors(values, [one["scores"]["acc@1_ci"] for one in points]),
-            color=_COLOURS[number % 8],
-            marker=_MARKERS[number % 8],
             markersize=8,
             capsize=3,
-            linestyle=_DASHES[number % 4],
             label=label,
+            **_style(number),
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -155,6 +153,12 @@ def _errors(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> np
     """Lengths of error bars, float64 `[2, values]`; a bootstrap interval need not hold the value."""
     low, high = np.transpose(intervals)
     return np.maximum([values - low, high - values], 0)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Colour, marker and dashes of a line."""
+    every = {"color": _COLOURS, "marker": _MARKERS, "linestyle": _DASHES}
+    return {name: choices[number % len(choices)] for name, choices in every.items()}
 
 
 def _figure(width: float = 7, height: float = 4.4) -> tuple[Figure, Axes]:
