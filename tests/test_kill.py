@@ -264,7 +264,7 @@ def recipe_outcome(output):
         pytest.param(Moment(POSITIVE_STEP, 3), id="on names"),
         pytest.param(Moment(POSITIVE_STEP, 10), id="in the first epoch"),
         pytest.param(Moment(POSITIVE_STEP, 24), id="in the second epoch"),
-        pytest.param(Moment("io:open", after=True, about="positive/curve"), id="as the positive stage is done"),
+        pytest.param(Moment("io:open", after=True, about="positive/.curve"), id="as the positive stage is done"),
         pytest.param(Moment(STEP, 5), id="in the second round"),
         pytest.param(
             Moment("angel_trl.linker:EntityLinker.save_pretrained", 2, after=True), id="as the rounds are done"
