@@ -36,7 +36,7 @@ from corpus_splits import TEST_SPLIT_HELP, TestSplit  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from inputs import read_inputs  # noqa: E402
 from mining_folds import check_folds, deal_folds, fold_linker, train_folds  # noqa: E402
-from positive_stage import mentions_from_kb, train_on_mentions, train_on_names  # noqa: E402
+from positive_stage import check_mentions_from_kb, mentions_from_kb, train_on_mentions, train_on_names  # noqa: E402
 from publishing import Publication, PublishArguments, PublishingTrainer  # noqa: E402
 from reporting import Curve, command_to_try, earlier_results, evaluate_systems, last_line, write_report  # noqa: E402
 from stages import Stages, first_model, parse_settings, train_rounds  # noqa: E402
@@ -249,6 +249,7 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
     if args.skip_positive and args.skip_angel:
         raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
     check_folds(args)
+    check_mentions_from_kb(args)
     if stages.is_main:
         publication.check(rounds, resume=args.resume, skip_angel=args.skip_angel)
     kb, corpus, data = load_data(args)

@@ -97,6 +97,16 @@ def train_on_mentions(
     return dev_curve(trainer.state)
 
 
+def check_mentions_from_kb(args: Any) -> None:
+    """Refuse, before anything is read, numbers of mentions and shares that cannot be."""
+    for name in ("kb_mentions_per_mention", "mined_kb_mentions"):
+        if (count := getattr(args, name)) < 0:
+            raise SystemExit(f"--{name} is {count}; it must not be negative.")
+    for name in ("kb_in_passages", "mined_in_passages", "kb_noise", "kb_context"):
+        if not 0 <= (share := getattr(args, name)) <= 1:
+            raise SystemExit(f"--{name} is {share}; it is a share, between 0 and 1.")
+
+
 def mentions_from_kb(
     args: Any, angel: AngelConfig, kb: KnowledgeBase, passages: Dataset, count: int, seed: int, in_passages: float
 ) -> Dataset:

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import kill_worker  # noqa: F401  (puts the recipes on the path)
 import positive_stage
 import pytest
 

@@ -289,3 +289,20 @@ def test_every_command_of_the_readme_is_run_by_a_test(quickstart):
         assert "runs/quickstart/" in snippet
         code = snippet.replace("runs/quickstart", str(output))
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"kb_in_passages": 1.5}, "^--kb_in_passages is 1.5; it is a share, between 0 and 1"),
+        ({"mined_in_passages": -0.1}, "^--mined_in_passages is -0.1; it is a share"),
+        ({"kb_noise": 30}, "^--kb_noise is 30; it is a share"),
+        ({"mined_kb_mentions": -1}, "^--mined_kb_mentions is -1; it must not be negative"),
+        ({"kb_mentions_per_mention": -1.0}, "^--kb_mentions_per_mention is -1.0; it must not be negative"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_read(recipe, tmp_path, setting, message):
+    recipe_arguments = recipe.RecipeArguments(corpus=str(tmp_path / "none"), kb=str(tmp_path / "none"), **setting)
+    config = recipe.AngelConfig(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none")
+    with pytest.raises(SystemExit, match=message):
+        recipe.main(lambda _: (recipe_arguments, config))
