@@ -119,20 +119,30 @@ def calibration(result: Result) -> str:
 
 
 def main(*results: Result) -> str:
-    """Acc@1 of the systems of several experiments, a column each; below them the first difference asked for."""
+    """Acc@1 of the systems of several experiments, a column each; below them the first difference asked for.
+
+    A system that was run with fewer seeds than others of its column says so.
+    """
     systems = list(dict.fromkeys(name for result in results for name in result["systems"]))
     keys = ("acc@1", "acc@1_strict")
-    cells = [_score_cells(result, keys) for result in results]
-    rows = [[name, *(" / ".join(own.get(name, {}).values()) for own in cells)] for name in systems]
+    seeds = [max(len(one["seeds"]) for one in result["systems"].values()) for result in results]
+    columns = []
+    for result, most in zip(results, seeds, strict=True):
+        column = {name: " / ".join(own.values()) for name, own in _score_cells(result, keys).items()}
+        for name, one in result["systems"].items():
+            if len(one["seeds"]) < most:
+                column[name] += f" ({_seeds(len(one['seeds']))})"
+        columns.append(column)
+    rows = [[name, *(column.get(name, "") for column in columns)] for name in systems]
     first = [result["differences"][0] for result in results]
     names = {f"{one['system']} - {one['against']}, points" for one in first}
     rows.append([", ".join(sorted(names)), *(" / ".join(gain(one[key]) for key in keys) for one in first)])
-    seeds = [max(len(one["seeds"]) for one in result["systems"].values()) for result in results]
-    header = [
-        f"{result['title'].split(';')[0]} ({count} seed{'s' if count > 1 else ''})"
-        for result, count in zip(results, seeds, strict=True)
-    ]
+    header = [f"{result['title'].split(';')[0]} ({_seeds(most)})" for result, most in zip(results, seeds, strict=True)]
     return table(["Acc@1, any-id / strict, mean ± deviation between seeds", *header], rows)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def runs(result: Result) -> str:

@@ -51,17 +51,18 @@ def scores(result: Result) -> Figure:
 
 
 def slices(result: Result) -> Figure:
-    """Acc@1 by slice, of the two systems of the first difference asked for and of the others it is compared with."""
+    """Acc@1 by slice, of the system of the first difference asked for and of the first three it is compared with."""
     first = result["differences"][0]["system"]
     against = [one["against"] for one in result["differences"] if one["system"] == first][:3]
+    drawn = [system for system in result["systems"] if system in (first, *against)]
     shown = [name for name in SLICES if result["mentions"][name]]
     figure, axes = _figure(width=10.5)
-    width = 0.8 / (len(against) + 1)
-    for number, system in enumerate([*reversed(against), first]):
+    width = 0.8 / len(drawn)
+    for number, system in enumerate(drawn):
         own = [result["systems"][system]["slices"][name] for name in shown]
         values = [one["acc@1"] for one in own]
         axes.bar(
-            np.arange(len(shown)) + width * (number - len(against) / 2),
+            np.arange(len(shown)) + width * (number - (len(drawn) - 1) / 2),
             values,
             width,
             yerr=_errors(values, [one["acc@1_ci"] for one in own]),
@@ -74,7 +75,7 @@ def slices(result: Result) -> Figure:
     axes.set_xticks(np.arange(len(shown)), [f"{name}\n({result['mentions'][name]:,})" for name in shown], fontsize=9)
     axes.set_ylim(0, 105)
     _finish(axes, "", "Acc@1, any-id (%)", result["title"])
-    figure.legend(loc="outside lower center", ncols=min(4, len(against) + 1), frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=9)
     return figure
 
 

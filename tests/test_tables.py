@@ -224,9 +224,10 @@ def test_calibration_before_and_after(recipes, result):
 def test_the_main_table_has_a_column_an_experiment(recipes, result):
     other = result | {"title": "Another; small", "systems": {"ANGEL": system(60.0, None, seeds=[0])}}
     result["systems"]["lookup"]["scores"]["acc@1_strict"] = 78.0
+    result["systems"]["lookup"]["seeds"] = [0]
     lines = recipes.experiments.main(result, other).splitlines()
     assert lines[0].endswith("| A corpus (2 seeds) | Another (1 seed) |")
-    assert lines[2] == "| lookup | 50.0 / **78.0** | |"
+    assert lines[2] == "| lookup | 50.0 / **78.0** (1 seed) | |"
     assert lines[4] == "| ANGEL | **77.0 ± 0.5** / 77.0 ± 0.5 | **60.0** / **60.0** |"
     both = "+2.0 [+1.0, +3.0] / +2.0 [+1.0, +3.0]"
     assert lines[5] == f"| ANGEL - positive-only, points | {both} | {both} |"
