@@ -204,9 +204,9 @@ def test_thousand_resamples_of_a_thousand_mentions_are_quick():
     rng = np.random.default_rng(0)
     predictions = [[[str(name)] for name in row] for row in rng.integers(0, 20, (1000, 5))]
     references = [[[str(name)]] for name in rng.integers(0, 20, 1000)]
-    start = time.perf_counter()
+    start = time.thread_time()  # of the processor: the machine may be busy with something else
     score(predictions, references, groups=[index // 10 for index in range(1000)])
-    assert time.perf_counter() - start < 1.0
+    assert time.thread_time() - start < 1.0
 
 
 def test_resamples_drawn_in_blocks_are_the_same(monkeypatch):
