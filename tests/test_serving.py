@@ -19,6 +19,8 @@ from angel_trl.shared_search import SharedSearch, untrained
 from angel_trl.trie import NameTrie
 
 THREADS = 8
+# Seconds, which only keep a test from hanging.
+PATIENCE = 300
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def at_once(function, items):
 
     def wait_and_call(item):
         if not gate.broken:
-            gate.wait(timeout=30)
+            gate.wait(PATIENCE)
         return function(item)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -147,7 +149,7 @@ def searches(monkeypatch):
     def watched(model, trie, mentions, **settings):
         made.append((len(mentions), settings))
         if len(made) == 1:
-            assert go.wait(timeout=30)
+            assert go.wait(PATIENCE)
         return search(model, trie, mentions, **settings)
 
     monkeypatch.setattr(shared_search, "search", watched)
@@ -157,15 +159,18 @@ def searches(monkeypatch):
 
 
 def until(true):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
-def waiting(linker, number):
-    """Wait until so many requests of a linker are being answered or wait for it."""
-    until(lambda: len(linker._search._waiting) >= number)
+def waiting(linker, number, made):
+    """Wait until so many requests of a linker are being answered or wait for it, and the first is being searched.
+
+    Before that it might take others with it.
+    """
+    until(lambda: len(linker._search._waiting) >= number and made)
 
 
 def test_what_waits_is_searched_together_as_far_as_settings_are_alike(linker, searches):
@@ -176,7 +181,7 @@ def test_what_waits_is_searched_together_as_far_as_settings_are_alike(linker, se
         futures = []
         for number, (text, given) in enumerate(zip(texts, settings, strict=True)):
             futures.append(pool.submit(linker.link, text, **given))
-            waiting(linker, number + 1)
+            waiting(linker, number + 1, made)
         go.set()
         found = [future.result() for future in futures]
     # The first alone; three with its settings together, restricted or not; the one that asks for other things.
@@ -190,8 +195,10 @@ def test_no_more_than_a_batch_is_searched_together(linker, searches):
     made, go = searches
     rows = [{"text": "gout", "start": 0, "end": 4}] * 2
     with ThreadPoolExecutor(THREADS) as pool:
-        futures = [pool.submit(linker.link_batch, rows, batch_size=5) for _ in range(6)]
-        waiting(linker, 6)
+        futures = []
+        for number in range(6):
+            futures.append(pool.submit(linker.link_batch, rows, batch_size=5))
+            waiting(linker, number + 1, made)
         go.set()
         [future.result() for future in futures]
     assert sorted(size for size, _ in made) == [2, 2, 4, 4]
@@ -203,10 +210,10 @@ def test_a_request_that_fails_does_not_fail_those_searched_with_it(linker, searc
     object.__setattr__(bad, "fingerprint", "f" * 64)
     with ThreadPoolExecutor(THREADS) as pool:
         futures = [pool.submit(linker.link, "[fever]")]
-        waiting(linker, 1)
+        waiting(linker, 1, made)
         for number, restriction in enumerate([None, bad, None, None]):
             futures.append(pool.submit(linker.link, "[gout]", restriction=restriction))
-            waiting(linker, number + 2)
+            waiting(linker, number + 2, made)
         go.set()
         expected = linker.link("[gout]")
         for number, future in enumerate(futures):
