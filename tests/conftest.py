@@ -1,7 +1,9 @@
 """What the tests share: a tokenizer trained here, random models that are far from indifferent, and a small world."""
 
 import gc
+import logging
 import os
+import random
 from importlib import import_module
 
 # Before anything imports a Hugging Face library: tests must not reach for the network.
@@ -10,9 +12,11 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import settings
 from transformers import BartConfig, BartForConditionalGeneration, MBartConfig, MBartForConditionalGeneration
 
 from angel_trl.kb import Concept, KnowledgeBase
@@ -26,12 +30,34 @@ pytest.register_assert_rewrite("card_world", "linker_world")
 
 torch.set_num_threads(1)
 
+# The same examples each time, and no limit to the time of one: a busy machine fails no test. `--hypothesis-profile
+# default` looks for others.
+settings.load_profile("ci")
+
 # What most tests import. transformers collects garbage over the whole heap at each `train`: what is there to stay is
 # taken out of that, which halves the time of the tests.
 for module in ("angel_trl.trainer", "angel_trl.positive"):
     import_module(module)
 gc.collect()
 gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Which tests ran before in this process makes no difference to a test or to the fixtures made for it.
+
+    Recipes and trainers that run in it draw random numbers, and set seeds, threads and levels of loggers for good.
+    """
+    torch.set_num_threads(1)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    known = [logging.root, *logging.root.manager.loggerDict.values()]
+    levels = [(logger, logger.level) for logger in known if isinstance(logger, logging.Logger)]
+    outcome = yield
+    for logger, level in levels:
+        if logger.level != level:
+            logger.setLevel(level)
+    return outcome
 
 
 @pytest.fixture(scope="session")
