@@ -240,7 +240,9 @@ def test_defaults_are_the_papers_and_dev_accuracy_decides(tmp_path):
 
 def test_the_default_configuration_raises_no_warning(tmp_path, recwarn):
     config(tmp_path)
-    assert [str(warning.message) for warning in recwarn] == []
+    # What other tests left open is warned of whenever it happens to be collected.
+    ours = [warning for warning in recwarn if not issubclass(warning.category, ResourceWarning)]
+    assert [str(warning.message) for warning in ours] == []
 
 
 def test_every_field_of_dpo_config_is_there_and_parses(tmp_path):

@@ -33,8 +33,12 @@ def run():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["angel.py", *arguments, *flags])
             patch.setattr(inputs, "synthetic_corpus", lambda seed: small_quickstart())
-            patch.setattr(logging.getLogger(), "level", logging.ERROR)
-            recipe.main()
+            level = logging.root.level
+            logging.root.setLevel(logging.ERROR)
+            try:
+                recipe.main()
+            finally:
+                logging.root.setLevel(level)  # as an attribute it would not reach what loggers remember of it
 
     return run
 
