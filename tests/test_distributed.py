@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,21 +19,23 @@ from angel_trl.linker import EntityLinker
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ACCELERATE = WORKER.parents[1] / "recipes" / "accelerate"
-TIMEOUT = 90
+# Seconds, which only keep a test from hanging.
+TIMEOUT = 300
 ALL = RUNS | SHARED_OUT
 
 
 def launch(folder, **environment):
     """Run the worker in two processes and wait for both."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # Here and not in the first process, as `torchrun` does it: a port chosen for that one may be taken when it starts.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {
         **os.environ,
         "PYTHONPATH": str(WORKER.parents[1]),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
         "WORLD_SIZE": "2",
         **environment,
     }
