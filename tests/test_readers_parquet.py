@@ -152,12 +152,12 @@ def test_a_string_that_stands_in_a_row_a_thousand_times_over_is_refused_unread(t
     pa.set_memory_pool(pool)
     request.addfinalizer(lambda: pa.set_memory_pool(usual))
     tracemalloc.start()
+    request.addfinalizer(tracemalloc.stop)
     message = r"kb: row 1 takes 50,000,400,0\d\d bytes as text, but no more than 268,435,456 are read"
     for read in (read_table, read_concepts, read_knowledge_base):
         with pytest.raises(ValueError, match=message):
             read(path)
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
-    tracemalloc.stop()
     assert 0 < pool.max_memory() < 100_000_000
 
 

@@ -59,9 +59,11 @@ def test_building_takes_a_few_times_the_memory_of_the_names(flat):
     # A table of names by tokens would take 4 GB because of the last name.
     tokens, lengths = np.append(tokens, np.full(5_000, 7, dtype=np.int32)), np.append(lengths, 5_000)
     tracemalloc.start()
-    NameTrie.build_flat(tokens, lengths)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        NameTrie.build_flat(tokens, lengths)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert peak <= 8 * tokens.nbytes
 
 
