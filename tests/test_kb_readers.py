@@ -289,7 +289,11 @@ _EDITS = st.lists(
 
 
 @pytest.mark.parametrize("seed", _NAMES)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(edits=_EDITS, pack=st.sampled_from([bytes, bytes, gzip.compress]), cut=st.integers(0, 40))
 def test_no_input_ends_otherwise_than_in_concepts_or_in_an_error_of_ours(tmp_path, seed, edits, pack, cut):
     text, read = SEEDS[seed]

@@ -154,7 +154,7 @@ def plain_scores(head, states, labels):
 @pytest.mark.parametrize("frozen", [False, True], ids=["", "frozen"])
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_heads_with_and_without_a_bias_or_gradients(monkeypatch, bias, frozen, rows_at_once):
-    monkeypatch.setattr("angel_trl.preference_head._TEMPORARY", rows_at_once * 60, raising=False)
+    monkeypatch.setattr("angel_trl.preference_head._TEMPORARY", rows_at_once * 60)
     model, head = with_head(make("llama"), weighting=True)
     torch.manual_seed(0)
     ours = torch.nn.Linear(32, 60, bias=bias).requires_grad_(not frozen)
