@@ -57,7 +57,6 @@ def case(yardsticks, small_kb, small_mentions, tokenizer, make_model):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.timeout(240)
 def test_the_quick_benchmark_ends_with_every_number(tmp_path):
     options = ("--quick", "--max_mentions", 8, "--repeats", 1, "--train_passes", 0, "--cpu_threads", 1)
     *_, last = run("decoding.py", *options, "--output", tmp_path / "bench.json")

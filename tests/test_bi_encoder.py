@@ -150,7 +150,6 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.timeout(240)
 def test_a_stage_that_is_interrupted_goes_on_and_ends_with_the_same_weights(bi_encoder, small_kb, tmp_path):
     settings = bi_encoder.Training(
         epochs=3, learning_rate=1e-3, batch_size=16, scale=20.0, seed=3, bf16=False, use_cpu=True, quiet=True
@@ -186,7 +185,6 @@ def test_a_stage_that_is_interrupted_goes_on_and_ends_with_the_same_weights(bi_e
     torch.testing.assert_close(next(again.parameters()), next(whole.parameters()))
 
 
-@pytest.mark.timeout(240)
 def test_the_epoch_with_the_best_dev_accuracy_is_kept(bi_encoder, small_kb, tmp_path):
     settings = bi_encoder.Training(
         epochs=2, learning_rate=1e-2, batch_size=16, scale=20.0, seed=3, bf16=False, use_cpu=True, quiet=True

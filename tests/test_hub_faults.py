@@ -380,10 +380,10 @@ def test_killed_and_published_again(hub, clients, repo, folder, tmp_path, mode, 
     (folder.parent / "changed by the test").touch()
     come, go_on = threading.Event(), threading.Event()
     hub.clear()
-    hub.inject(method, path, before=lambda: (come.set(), go_on.wait(30)))
+    hub.inject(method, path, before=lambda: (come.set(), go_on.wait(300)))
     with HubClient(hub.environment(tmp_path / "home", xet=mode == "xet")) as client:
         client.start("angel_trl.hub:publish_folder", folder, repo.repo_id, revision=revision, tag="v1")
-        assert come.wait(30)
+        assert come.wait(300)
         client.process.send_signal(signal.SIGKILL)
         client.process.wait()
     assert repo.files() == BEFORE

@@ -12,7 +12,8 @@ import pytest
 from kill_worker import Moment
 
 HERE = Path(__file__).parent
-TIMEOUT = 60
+# Seconds, which only keep a test from hanging.
+TIMEOUT = 300
 EPOCH = {}
 # A round has 3 steps, so that of these checkpoints 2, 4 and 8 are within rounds.
 STEPS = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}

@@ -60,7 +60,6 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(240)
 def test_killed_and_started_again_with_two_processes_it_ends_with_the_bytes_of_one(linker, corpus, tmp_path):
     whole, output = tmp_path / "whole", tmp_path / "out"
     description = {"linker": str(linker), "revision": None, "commit": None, "kb": None}
@@ -137,7 +136,6 @@ def test_the_last_line_is_one_json_object(recipe, linker, corpus, tmp_path, monk
     assert json.loads((output / "run.json").read_text())["description"]["linker"] == str(linker)
 
 
-@pytest.mark.timeout(240)
 def test_the_command_of_the_readme_links_with_two_processes(linker, corpus, tmp_path, small_kb):
     documents = (corpus / "0.txt").read_text()
     (tmp_path / "abstracts.pubtator.gz").write_bytes(gzip.compress(documents.encode()))
@@ -169,7 +167,6 @@ def test_the_command_of_the_readme_links_with_two_processes(linker, corpus, tmp_
     assert re.search(r"linking \(process 1 of 2\): .*\d+/80 \[\S+<\S+, +[\d.]+ mentions/s\]", done.stderr)
 
 
-@pytest.mark.timeout(240)
 def test_linker_and_corpus_come_from_the_hub_and_their_revisions_are_kept(linker, corpus, tmp_path, small_kb):
     files = {path.name: path.read_bytes() for path in linker.iterdir()}
     small_kb.save_pretrained(tmp_path / "kb")
@@ -248,7 +245,6 @@ def test_help_tells_inputs_outputs_and_defaults(recipe, monkeypatch, capsys):
         assert text in shown
 
 
-@pytest.mark.timeout(240)
 def test_the_benchmark_measures_speed_and_memory(linker, tmp_path):
     options = {"linker": linker, "mentions": 40, "shard_mentions": 16, "sides": "1x1", "output": tmp_path / "b.json"}
     run = subprocess.run(

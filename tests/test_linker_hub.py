@@ -248,9 +248,9 @@ def killed(client, hub, method, path, *args, **kwargs):
     """Kill a client in the middle of a push, when this request has come; what lets the Hub go on with it then."""
     come, go_on = threading.Event(), threading.Event()
     hub.clear()
-    hub.inject(method, path, before=lambda: (come.set(), go_on.wait(60)))
+    hub.inject(method, path, before=lambda: (come.set(), go_on.wait(300)))
     client.start("linker_world:push", *args, **kwargs)
-    assert come.wait(60)
+    assert come.wait(300)
     client.process.send_signal(signal.SIGKILL)
     client.process.wait()
     return go_on

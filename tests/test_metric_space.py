@@ -64,7 +64,7 @@ def start(script, environment, *arguments, cwd=None):
 
 
 def finish(run):
-    output, error = run.communicate(timeout=100)
+    output, error = run.communicate()
     assert run.returncode == 0, error[-3000:]
     return json.loads(output)
 

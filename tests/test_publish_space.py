@@ -149,7 +149,6 @@ def test_its_modules_are_its_own_and_read_its_settings(hub, home, demo):
     assert found == str(expected)
 
 
-@pytest.mark.timeout(300)
 def test_it_runs_by_itself(hub, home, demo, tmp_path):
     gradio_client = pytest.importorskip(
         "gradio_client", reason="pip install -c constraints.txt -e '.[space]' lets the test run"

@@ -212,10 +212,10 @@ def test_what_fails_to_the_end_is_kept_and_published_later(hub, client, world, t
 
 def test_a_run_killed_while_it_publishes_goes_on_and_publishes_all(hub, client, world, tmp_path, name):
     come, go_on = threading.Event(), threading.Event()
-    hub.inject("POST", FIRST, before=lambda: (come.set(), go_on.wait(60)))
+    hub.inject("POST", FIRST, before=lambda: (come.set(), go_on.wait(300)))
     with HubClient(hub.environment(tmp_path / "home")) as killed:
         killed.start("publishing_worker:train", world, tmp_path / "run", settings(name))
-        assert come.wait(60)
+        assert come.wait(300)
         killed.process.kill()
         killed.process.wait()
     go_on.set()

@@ -27,7 +27,7 @@ SHORT = shlex.split(
 def launch(*arguments, check=True):
     """Run `accelerate launch` from the root of the repository."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=check)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check)
 
 
 @pytest.fixture(scope="module")

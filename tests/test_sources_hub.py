@@ -50,7 +50,6 @@ def ask(environment, *calls):
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "hf_" not in done.stderr + done.stdout  # no token in a log

@@ -11,7 +11,6 @@ from space_world import EXAMPLE, FIRST, HOSTILE, ROOT, headline, link, open_acco
 from angel_trl import read_corpus
 
 pytest_plugins = ["space_browser"]
-pytestmark = pytest.mark.timeout(600)
 expect = sync_api().expect
 
 

@@ -9,7 +9,6 @@ import pytest
 from space_world import free_port, headline, link, sync_api, waiting
 
 pytest_plugins = ["space_browser"]
-pytestmark = pytest.mark.timeout(600)
 expect = sync_api().expect
 
 

@@ -19,7 +19,6 @@ gradio_client = pytest.importorskip(
     "gradio_client", reason="pip install -c constraints.txt -e '.[space]' lets the tests of the Space run"
 )
 endpoints = pytest.importorskip("endpoints", reason="the Space needs Gradio, of the extra [space]")
-pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def recipes():
 
 def fill(*arguments):
     command = [sys.executable, "recipes/fill_tables.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 # The repository.
