@@ -59,10 +59,14 @@ def knowledge_base():
     return KnowledgeBase(CONCEPTS, source="tests")
 
 
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
+@contextlib.contextmanager
+def reserved_port():
+    """A port that the system gives to nobody else; servers that are told its number can have it."""
+    with socket.socket() as holding:
+        # Bound but not listening: with this option on both sides a server can bind it too.
+        holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holding.bind(("127.0.0.1", 0))
+        yield holding.getsockname()[1]
 
 
 def models_for(folder, linkers, passages):
@@ -103,54 +107,70 @@ def save_tagger(folder):
 @contextlib.contextmanager
 def running_space(folder, **environment):
     """Run `app.py` as a user does, in a process of its own; yields its address and the path of its output."""
-    port = free_port()
-    given = {
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_NUM_PORTS": "1",  # this one or none
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_TEMP_DIR": str(folder / "uploads"),
-        "HF_HUB_OFFLINE": "1",
-        **environment,
-    }
+    given = {"GRADIO_TEMP_DIR": str(folder / "uploads"), "HF_HUB_OFFLINE": "1", **environment}
     log = folder / "space.log"
-    url = f"http://127.0.0.1:{port}"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(SPACE / "app.py")],
-            cwd=folder,
-            env={**os.environ, **given},
-            stdout=output,
-            stderr=output,
-        )
+    with running_app([sys.executable, str(SPACE / "app.py")], folder, {**os.environ, **given}, log) as url:
+        yield url, log
+
+
+@contextlib.contextmanager
+def running_app(command, folder, environment, log):
+    """Run a Space in `folder` by a command, with its output in a file `log`; yields its address once it answers."""
+    with reserved_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        server = {
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_NUM_PORTS": "1",  # this one or none
+            "GRADIO_SERVER_NAME": "127.0.0.1",
+        }
+        for _ in range(3):
+            with (
+                log.open("w") as output,
+                ended(
+                    subprocess.Popen(command, cwd=folder, env=environment | server, stdout=output, stderr=output)
+                ) as process,
+            ):
+                if not answers(url, process, log):
+                    continue
+                yield url
+                return
+        raise AssertionError(f"Gradio's server took too long to start, three times:\n{log.read_text()}")
+
+
+@contextlib.contextmanager
+def ended(process):
+    """A process that is ended at the latest here."""
+    try:
+        yield process
+    finally:
+        process.terminate()
         try:
-            wait_for(url, process, log)
-            yield url, log
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def wait_for(url, process, log, seconds=500):
+def answers(url, process, log, seconds=500):
+    """Wait until a Space answers; False if it ended because Gradio allows its own server 5 s to start, and no more."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process.poll() is not None:
+            if "Cannot find empty port" in log.read_text():
+                return False
             raise AssertionError(f"app.py ended with {process.returncode}:\n{log.read_text()}")
         with contextlib.suppress(urllib.error.URLError, OSError):
             urllib.request.urlopen(url, timeout=30).close()
-            return
+            return True
         time.sleep(0.3)
     raise AssertionError(f"app.py did not answer within {seconds} s:\n{log.read_text()}")
 
 
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+
 def chromium():
     return shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-# --- in a browser ----------------------------------------------------------------------------------------------------
 
 
 def sync_api():

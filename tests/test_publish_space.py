@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hub_client import HubClient
 from hub_server import READ_TOKEN, HubServer
-from space_world import free_port, knowledge_base, settings, wait_for
+from space_world import knowledge_base, running_app, settings
 
 from angel_trl import EntityLinker
 
@@ -161,23 +161,11 @@ def test_it_runs_by_itself(hub, home, demo, tmp_path):
         == 0
     ):
         pytest.skip("angel_trl is installed other than with pip install -e")
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    environment |= {
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(tmp_path),
-    }
-    log = tmp_path / "space.log"
-    with log.open("w") as output:
-        # As the Hub runs it.
-        process = subprocess.Popen([*BARE, "app.py"], cwd=demo[0], env=environment, stdout=output, stderr=output)
-        try:
-            wait_for(url, process, log)
-            client = gradio_client.Client(url, verbose=False, analytics_enabled=False)
-            (link,) = client.predict("Bound by [copper].", allowed=["Aspirin"], api_name="/link")
-        finally:
-            process.terminate()
-            process.wait(30)
+    environment |= {"GRADIO_TEMP_DIR": str(tmp_path)}
+    # As the Hub runs it.
+    with running_app([*BARE, "app.py"], demo[0], environment, tmp_path / "space.log") as url:
+        client = gradio_client.Client(url, verbose=False, analytics_enabled=False)
+        (link,) = client.predict("Bound by [copper].", allowed=["Aspirin"], api_name="/link")
     assert (link["id"], link["name"]) == ("D001241", "Aspirin")
     assert hub.count("GET", "/tester/positive/resolve/.*/kb.parquet") == 1
 

@@ -14,11 +14,11 @@ from space_world import (
     EXAMPLE,
     SPACE,
     examples,
-    free_port,
     knowledge_base,
     markup,
     quickstart,
     records,
+    reserved_port,
     service,
     settings,
     waiting,
@@ -298,19 +298,20 @@ def test_examples_are_names_that_read_well_and_that_the_linker_knows():
 
 
 def test_while_the_linker_is_trained_a_page_says_how_far_it_is(monkeypatch):
-    monkeypatch.setenv("GRADIO_SERVER_PORT", str(port := free_port()))
-    with waiting.page() as tell:
-        tell("learning the names", 0.1234)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
-            assert "<progress" in page.read().decode()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=60) as progress:
-            assert json.load(progress) == {"stage": "learning the names", "done": 0.123}
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/app.py", timeout=60)
-        with waiting.page() as without_page:  # the port is taken
-            without_page("learning the names", 0.2)
-    with waiting.page():  # it was made room
-        pass
+    with reserved_port() as port:
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(port))
+        with waiting.page() as tell:
+            tell("learning the names", 0.1234)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+                assert "<progress" in page.read().decode()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=60) as progress:
+                assert json.load(progress) == {"stage": "learning the names", "done": 0.123}
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/app.py", timeout=60)
+            with waiting.page() as without_page:  # the port is taken
+                without_page("learning the names", 0.2)
+        with waiting.page():  # it was made room
+            pass
 
 
 def test_a_recipe_that_runs_tells_how_far_it_is(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import threading
 from importlib.util import find_spec
 
 import pytest
-from space_world import free_port, headline, link, sync_api, waiting
+from space_world import headline, link, reserved_port, sync_api, waiting
 
 pytest_plugins = ["space_browser"]
 expect = sync_api().expect
@@ -81,21 +81,22 @@ def test_the_page_of_the_training_turns_into_the_space(browser, axe, monkeypatch
         def log_message(self, *args):
             pass
 
-    monkeypatch.setenv("GRADIO_SERVER_PORT", str(port := free_port()))
     page = browser.new_context(color_scheme="dark").new_page()
-    with waiting.page() as tell:
-        page.goto(f"http://127.0.0.1:{port}/")
-        tell("learning from mistakes", 0.4)
-        expect(page.get_by_text("Learning from mistakes")).to_be_visible()
-        expect(page.get_by_text("40 %")).to_be_visible()
-        assert serious(axe, page) == []
-    expect(page.get_by_text("Waiting for the server")).to_be_visible()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Space)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    expect(page.get_by_text("The Space")).to_be_visible()
-    page.context.close()
-    server.shutdown()
-    server.server_close()
+    with reserved_port() as port:
+        monkeypatch.setenv("GRADIO_SERVER_PORT", str(port))
+        with waiting.page() as tell:
+            page.goto(f"http://127.0.0.1:{port}/")
+            tell("learning from mistakes", 0.4)
+            expect(page.get_by_text("Learning from mistakes")).to_be_visible()
+            expect(page.get_by_text("40 %")).to_be_visible()
+            assert serious(axe, page) == []
+        expect(page.get_by_text("Waiting for the server")).to_be_visible()
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Space)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        expect(page.get_by_text("The Space")).to_be_visible()
+        page.context.close()
+        server.shutdown()
+        server.server_close()
 
 
 def test_no_page_asked_elsewhere_or_wrote_an_error(seen):
