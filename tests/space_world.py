@@ -188,8 +188,10 @@ def sync_api():
 def open_accordion(page, name):
     if not page.locator(f"#{name} input, #{name} textarea").first.is_visible():
         page.click(f"#{name} button >> nth=0")
-        # What was set while it was closed arrives only now, and would undo what is typed at once.
-        page.wait_for_timeout(500)
+        page.locator(f"#{name} input, #{name} textarea").first.wait_for()
+        # What was set while it was closed arrives only now, and would undo what is typed at once. Half a second of the
+        # page's own: a busy page's comes later.
+        page.evaluate("() => new Promise((done) => setTimeout(done, 500))")
 
 
 def link(page, text):

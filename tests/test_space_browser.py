@@ -24,7 +24,8 @@ def page(visitor):
     """A visitor's page that tests share: the first example is answered, and no restriction is left."""
     visitor.click("#link-tab-button")
     # Or what is waited for might stand there from the test before, and the example undo what a test does first.
-    visitor.fill("#passage textarea", "")
+    link(visitor, "")
+    expect(visitor.locator("#answered .mention")).to_have_count(0)
     visitor.click("#examples button >> nth=0")
     expect(visitor.locator("#passage textarea")).to_have_value(FIRST)
     expect(visitor.locator("#answered")).to_contain_text("as a cause of")
@@ -195,21 +196,23 @@ def test_before_and_after_stand_side_by_side(page):
 
 
 def test_a_file_is_linked_and_its_answers_downloaded(page, tmp_path):
+    clear = page.get_by_role("button", name="Clear")  # shown once all of a file has arrived
     page.click("#batch-tab-button")
     expect(page.locator("#passage")).to_be_hidden()
     page.click("#run")
     expect(page.get_by_role("alert")).to_contain_text("Choose a file first.")
     (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\xff")
     page.set_input_files("#file input[type=file]", tmp_path / "picture.csv")
-    expect(page.locator("#file")).to_contain_text("picture")
+    expect(clear).to_be_visible()
     page.click("#run")
     expect(page.get_by_role("alert")).to_contain_text("picture.csv is not UTF-8 text")
-    page.get_by_role("button", name="Clear").click()
+    clear.click()
+    expect(clear).to_have_count(0)
     rows = [{"text": f"Number {n}: [copper] against [delirium].", "document_id": str(n)} for n in range(150)]
     path = tmp_path / "mentions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page.set_input_files("#file input[type=file]", path)
-    expect(page.locator("#file")).to_contain_text("mentions")
+    expect(clear).to_be_visible()
     # The bar may come and go between two looks at the page.
     page.evaluate("""() => {
         window.progress = new Set();
@@ -238,7 +241,8 @@ def test_a_file_can_be_tried_and_others_are_refused(page, tmp_path):
     page.set_input_files("#file input[type=file]", tmp_path / "program.exe")
     toast = page.get_by_test_id("toast-body")
     expect(toast).to_contain_text("Only .txt, .pubtator, .jsonl, .csv, .tsv allowed")
-    page.get_by_test_id("toast-close").click()
+    # It goes by itself too, after 10 s.
+    page.get_by_test_id("toast-close").evaluate_all("buttons => buttons.forEach((button) => button.click())")
     expect(toast).to_have_count(0)
 
 

@@ -36,7 +36,10 @@ def test_no_serious_barrier_is_found(open_page, axe, scheme):
     for tab, part in shown.items():
         page.click(f"#{tab}-tab-button")
         expect(page.locator(part).first).to_be_visible()
-        page.wait_for_timeout(300)  # colours change slowly
+        # Colours change slowly.
+        page.wait_for_function(
+            "() => !document.getAnimations().some((a) => a instanceof CSSTransition && a.playState === 'running')"
+        )
         assert serious(axe, page) == [], tab
     page.context.close()
 
