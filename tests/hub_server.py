@@ -24,6 +24,7 @@ What is left out: the website, gated repositories, histories of branches that di
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -152,6 +153,9 @@ class HubServer:
         settings = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
+            # Seconds; the default of 10 is too few for a busy machine.
+            "HF_HUB_DOWNLOAD_TIMEOUT": "100",
+            "HF_HUB_ETAG_TIMEOUT": "100",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -291,7 +295,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, result: Answer) -> None:
         if result.status == 0:
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # of a client that has gone already
+                self.connection.shutdown(socket.SHUT_RDWR)
             return
         content = result.content if isinstance(result.content, bytes) else json.dumps(result.content).encode()
         self.send_response(result.status)
