@@ -276,11 +276,13 @@ def test_unequal_micro_batches_accumulate_to_the_gradients_of_one(make_trainer, 
     assert tokens[0] != tokens[1], "means over tokens and over pairs are to differ"
     empty = without_pairs(trainer, 3)
     whole_loss, whole = gradients(trainer, [items])
+    # Processors round otherwise, and in proportion to the gradients, which are large for "ipo".
+    largest = max(float(gradient.abs().max()) for gradient in whole.values())
     for parts in ([items[:1], items[1:]], [items[:1], empty, items[1:]], [empty, items]):
         loss, accumulated = gradients(trainer, parts)
-        assert loss == pytest.approx(whole_loss, rel=1e-6)
+        assert loss == pytest.approx(whole_loss, rel=1e-5)
         for name in whole:
-            torch.testing.assert_close(accumulated[name], whole[name], atol=2e-6, rtol=1e-6)
+            torch.testing.assert_close(accumulated[name], whole[name], atol=2e-5 * largest, rtol=1e-5)
     assert trainer.loss_weights == settings.get("loss_weights", [1.0] * len(trainer.loss_types))
 
 
