@@ -17,7 +17,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,25 +27,22 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from corpus_splits import TEST_SPLIT_HELP, TestSplit
-from datasets import DatasetDict
 from inputs import read_inputs
 from numpy.typing import NDArray
 from predictions import PREDICTIONS, Answers, keep, read_predictions, write_predictions
-from reporting import LOOKUP, LOOKUP_TRAIN, Curve, scores_in_brief, write_report
+from reporting import Curve, Rows, look_up, scores_in_brief, write_report
 from stages import parse_settings
 from tqdm import tqdm
 from whole_file import whole_file
 
 from angel_trl import KnowledgeBase, score
 from angel_trl.abbreviations import expand
-from angel_trl.lookup import StringLookup
 from angel_trl.normalization import normalize
 
 CONFIGS = Path(__file__).parent / "configs" / "baselines"
 TOP_K = 5
 WITH_MENTIONS = " + training mentions"
 logger = logging.getLogger("recipes.baselines")
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass
@@ -271,11 +268,11 @@ def bi_encoder_answers(
 
 
 def make(
-    system: str, args: BaselineArguments, kb: KnowledgeBase, corpus: DatasetDict, folder: Path
+    system: str, args: BaselineArguments, kb: KnowledgeBase, splits: dict[str, Rows], folder: Path
 ) -> tuple[dict[str, Answers], dict[str, Any]]:
     """The answers of a system to the test mentions, and seconds and dev curve; as they are if they are in `folder`."""
     marker = folder / "done.json"
-    ids = list(corpus["test"]["id"])
+    ids = [row["id"] for row in splits["test"]]
     if args.resume and marker.exists():
         logger.info("%s is done: going on with what follows", folder)
         return read_predictions(folder / PREDICTIONS, ids), json.loads(marker.read_text(encoding="utf-8"))
@@ -284,7 +281,6 @@ def make(
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     begin, cpu = time.time(), time.process_time()
-    splits = {name: expand(rows) if args.abbreviations == "ab3p" else list(rows) for name, rows in corpus.items()}
     curve: Curve = []
     if system == "tfidf":
         answers = tfidf_answers(args, kb, splits)
@@ -317,13 +313,15 @@ def main() -> None:
     data["test_split"] = args.test_split
     test = corpus["test"]
     references = gold_references(kb, test)
-    floors = {LOOKUP: StringLookup(kb), LOOKUP_TRAIN: StringLookup(kb, corpus["train"])}
-    answers = {name: Answers.of_lookup(floor.predict(test), test["mention"]) for name, floor in floors.items()}
+    splits: dict[str, Rows] = {
+        name: expand(rows) if args.abbreviations == "ab3p" else list(rows) for name, rows in corpus.items()
+    }
+    answers = look_up(kb, splits["test"], splits["train"])
     logger.info("a run that is interrupted goes on when the same command is given with --resume")
     curves, seconds = {}, {}
     for system in ("tfidf", "bi-encoder") if args.system == "both" else (args.system,):
         try:
-            own, done = make(system, args, kb, corpus, output / system)
+            own, done = make(system, args, kb, splits, output / system)
         except KeyboardInterrupt:
             raise SystemExit(f"Interrupted. Run the same command with --resume to go on in {output}.") from None
         answers |= own

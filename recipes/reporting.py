@@ -3,7 +3,9 @@
 import json
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 from predictions import Answers, keep
@@ -19,6 +21,8 @@ from angel_trl.targets import prepare_mentions
 LOOKUP, LOOKUP_TRAIN = "lookup", "lookup + training mentions"
 WITHIN_TYPES = "Linkers searched among concepts of each mention's own types; string lookup, among all names."
 Curve = list[tuple[float, float]]
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of a mention dataset."""
 
 
 def dev_curve(state: TrainerState) -> Curve:
@@ -60,8 +64,8 @@ def evaluate_systems(
         references = mentions.references
     for split in corpus:
         counts[split] = prepare_mentions(corpus[split], linker.targets, for_training=split == "train").report
-    floors = {LOOKUP: StringLookup(kb), LOOKUP_TRAIN: StringLookup(kb, corpus["train"])}
-    looked_up = {name: Answers.of_lookup(floor.predict(test), test["mention"]) for name, floor in floors.items()}
+    # The strings that the linkers see: with abbreviations written out, if theirs are.
+    looked_up = look_up(kb, *(linker.targets.formatter.prepare(corpus[split]) for split in ("test", "train")))
     rows = {name: score(found.ids, references, **scored) for name, found in looked_up.items()}
     if output is not None:
         keep(output, looked_up | answers, test, corpus["train"], kb, references)
@@ -71,6 +75,13 @@ def evaluate_systems(
         before, after = predictions.values()
         results["difference"] = paired_difference(before, after, references, groups=scored["groups"])
     return results
+
+
+def look_up(kb: KnowledgeBase, mentions: Rows, train: Rows) -> dict[str, Answers]:
+    """The answers of string lookup, without and with the training mentions as names."""
+    floors = {LOOKUP: StringLookup(kb), LOOKUP_TRAIN: StringLookup(kb, train)}
+    names = [row["mention"] for row in mentions]
+    return {name: Answers.of_lookup(floor.predict(mentions), names) for name, floor in floors.items()}
 
 
 def write_report(output: Path, results: dict, curves: dict[str, Curve], title: str) -> None:

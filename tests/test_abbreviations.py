@@ -1,8 +1,13 @@
 """Abbreviations written out where their own document defines them."""
 
+import json
 import sys
 
+import baselines
 import pytest
+from datasets import Dataset, DatasetDict
+from predictions import read_predictions
+from reporting import evaluate_systems
 
 from angel_trl import abbreviations
 from angel_trl.abbreviations import definitions, expand
@@ -73,6 +78,40 @@ def test_mentions_are_prepared_as_the_format_says(make_model, tokenizer, small_k
     linker = EntityLinker(make_model(), tokenizer, small_kb, MentionFormat(abbreviations="ab3p"))
     row = {**small_mentions[0], **marked("Common cold (CC) is mild, CC is.", "CC", 1, mention="CC")}
     assert prepare_mentions([row], linker.targets).mentions == ["common cold"]
+
+
+@pytest.mark.parametrize(("choice", "found"), [("keep", 0), ("ab3p", 100)])
+def test_string_lookup_is_scored_on_what_linkers_see(
+    choice, found, make_model, tokenizer, small_kb, small_mentions, tmp_path
+):
+    format = MentionFormat(abbreviations=choice)
+    EntityLinker(make_model(), tokenizer, small_kb, format).save_pretrained(tmp_path / "linker")
+    row = {**small_mentions[0], **marked("Common cold (CC) is mild, CC is.", "CC", 1, mention="CC")}
+    corpus = DatasetDict(train=small_mentions.select([2]), test=Dataset.from_list([row], small_mentions.features))
+    results = evaluate_systems(
+        {"ANGEL": tmp_path / "linker"}, small_kb, corpus, bootstrap=10, num_beams=2, cpu=True, output=tmp_path
+    )
+    assert results["test"]["lookup"]["acc@1"] == results["test"]["lookup + training mentions"]["acc@1"] == found
+    assert read_predictions(tmp_path / "predictions.parquet", [row["id"]])["lookup"].names == (
+        [["Common cold"]] if found else [[]]
+    )
+
+
+@pytest.mark.parametrize(("choice", "found"), [("keep", 0), ("ab3p", 100)])
+def test_baselines_are_scored_on_one_text(choice, found, small_kb, small_mentions, tmp_path, monkeypatch):
+    row = {**small_mentions[0], **marked("Common cold (CC) is mild, CC is.", "CC", 1, mention="CC")}
+    (tmp_path / "corpus").mkdir()
+    for split in ("train", "dev", "test"):
+        rows = [row | {"id": split, "document_id": split, "split": split}]
+        Dataset.from_list(rows, small_mentions.features).to_parquet(tmp_path / "corpus" / f"{split}.parquet")
+    small_kb.to_parquet(tmp_path / "kb.parquet")
+    given = {"corpus": tmp_path / "corpus", "kb": tmp_path / "kb.parquet", "output_dir": tmp_path / "out"}
+    given |= {"system": "tfidf", "abbreviations": choice, "use_cpu": "true", "bootstrap": 10}
+    options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["baselines.py", *options])
+    baselines.main()
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["test"]["lookup"]["acc@1"] == results["test"]["TF-IDF"]["acc@1"] == found
 
 
 def test_a_choice_that_does_not_exist_is_named():
