@@ -159,14 +159,19 @@ def test_a_run_is_made_once(made, tmp_path):
     assert (tmp_path / "one" / "log.txt").read_text() == "hello\n"
 
 
-def test_seconds_are_those_of_all_attempts(made, tmp_path):
-    one = made.Run("one", "angel")
-    folder = tmp_path / "one"
+def failed_once(made, runs):
+    """A run that failed and would not again, and its folder."""
+    one, folder = made.Run("one", "angel"), runs / "one"
     folder.mkdir()
     (folder / "fail").touch()
     with pytest.raises(SystemExit, match="one failed"):
-        made.do(one, "data", tmp_path, 0)
+        made.do(one, "data", runs, 0)
     (folder / "fail").unlink()
+    return one, folder
+
+
+def test_seconds_are_those_of_all_attempts(made, tmp_path):
+    one, folder = failed_once(made, tmp_path)
     attempts = json.loads((folder / "attempts.json").read_text())
     assert attempts[0]["end"] >= attempts[0]["begin"]
     # It was killed: the last that is known of it is its log.
@@ -179,13 +184,7 @@ def test_seconds_are_those_of_all_attempts(made, tmp_path):
 
 
 def test_the_log_of_attempts_that_ended_need_not_be_there(made, tmp_path):
-    one = made.Run("one", "angel")
-    folder = tmp_path / "one"
-    folder.mkdir()
-    (folder / "fail").touch()
-    with pytest.raises(SystemExit, match="one failed"):
-        made.do(one, "data", tmp_path, 0)
-    (folder / "fail").unlink()
+    one, folder = failed_once(made, tmp_path)
     (folder / "log.txt").unlink()
     assert made.do(one, "data", tmp_path, 0) is True
 
