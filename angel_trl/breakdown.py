@@ -20,7 +20,7 @@ from angel_trl.mention_counts import known
 from angel_trl.metrics import Prediction, Reference, score
 from angel_trl.normalization import normalize
 
-__all__ = ["SLICES", "ambiguous_answers", "is_abbreviation", "score_slices", "slice_mentions"]
+__all__ = ["SLICES", "is_abbreviation", "score_slices", "slice_mentions"]
 
 SLICES = (
     "seen concept",
@@ -147,19 +147,6 @@ def score_slices(
                 seed=seed,
             )
     return results
-
-
-def ambiguous_answers(predictions: Sequence[Prediction]) -> float:
-    """The percentage of predictions whose first candidate is a name that several concepts bear.
-
-    Such an answer has not chosen among them: any-id counts it as right if one of them is meant, strict as wrong.
-
-    Raises:
-        ValueError: if there are no predictions.
-    """
-    if not predictions:
-        raise ValueError("There are no predictions: give one a mention.")
-    return 100 * sum(len(ranked) > 0 and len(ranked[0]) > 1 for ranked in predictions) / len(predictions)
 
 
 def _string(mention: str, kb: KnowledgeBase) -> str:

@@ -116,20 +116,48 @@ def score(
     Raises:
         ValueError: As `gold_ranks`; or if a k is not positive, `groups` is not of length M, or `bootstrap` negative.
     """
+    any_id = gold_ranks(predictions, references)
+    strict = gold_ranks(predictions, references, strict=True)
+    nil = sum(len(reference) == 0 for reference in references)
+    return score_ranks(any_id, strict, ks, groups, bootstrap, seed) | {"nil": nil}
+
+
+def score_ranks(
+    any_id: NDArray[np.integer[Any]],
+    strict: NDArray[np.integer[Any]],
+    ks: Sequence[int] = (1, 5),
+    groups: Sequence[Hashable] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`score` of what is left when predictions and references are not at hand: the ranks of what is right.
+
+    Args:
+        any_id: integers `[M]`, of `gold_ranks`.
+        strict: likewise, under the strict protocol.
+        ks: as for `score`.
+        groups: as for `score`.
+        bootstrap: as for `score`.
+        seed: as for `score`.
+
+    Returns:
+        What `score` returns, without `nil`.
+
+    Raises:
+        ValueError: as `score`; or if there are no mentions, or more ranks of one protocol than of the other.
+    """
     for k in ks:
         if k < 1:
             raise ValueError(f"ks={tuple(ks)!r}: cut-offs must be 1 or more, got {k!r}.")
     if bootstrap < 0:
         raise ValueError(f"bootstrap={bootstrap!r} must be 0 (no intervals) or the number of resamples.")
-    any_id = gold_ranks(predictions, references)
-    strict = gold_ranks(predictions, references, strict=True)
+    _check_parallel(any_id, strict, "any-id", "strict")
     protocol_keys = [*(f"acc@{k}" for k in dict.fromkeys(ks)), "mrr"]
     keys = protocol_keys + [f"{key}_strict" for key in protocol_keys]
     points = np.stack([_points(key, strict if key.endswith("_strict") else any_id) for key in keys], axis=1)
 
     results: dict[str, Any] = {key: float(value) for key, value in zip(keys, points.mean(axis=0), strict=True)}
-    results["mentions"] = len(references)
-    results["nil"] = sum(len(reference) == 0 for reference in references)
+    results["mentions"] = len(any_id)
     sums, sizes = _sum_by_group(points, groups)
     if bootstrap:
         low, high = np.percentile(_resampled_means(sums, sizes, bootstrap, seed), [2.5, 97.5], axis=0)
@@ -170,15 +198,41 @@ def paired_difference(
     Raises:
         ValueError: As `score`; or if the metric is unknown or `bootstrap` less than 1.
     """
-    match = _METRIC_PATTERN.fullmatch(metric)
-    if match is None:
-        raise ValueError(f"metric={metric!r} is unknown: use one of {', '.join(METRICS)}, or another k in acc@k.")
+    strict = _is_strict(metric)
+    before = gold_ranks(predictions_a, references, strict)
+    after = gold_ranks(predictions_b, references, strict)
+    return paired_difference_of_ranks(before, after, metric, groups, bootstrap, seed)
+
+
+def paired_difference_of_ranks(
+    ranks_a: NDArray[np.integer[Any]],
+    ranks_b: NDArray[np.integer[Any]],
+    metric: str = "acc@1",
+    groups: Sequence[Hashable] | None = None,
+    bootstrap: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`paired_difference` of what is left when predictions are not at hand: the ranks of what is right.
+
+    Args:
+        ranks_a: integers `[M]`, of `gold_ranks` under the metric's protocol, of the system compared against.
+        ranks_b: likewise, of the system under test.
+        metric: as for `paired_difference`.
+        groups: as for `paired_difference`.
+        bootstrap: as for `paired_difference`.
+        seed: as for `paired_difference`.
+
+    Returns:
+        What `paired_difference` returns.
+
+    Raises:
+        ValueError: as `paired_difference`; or if there are no mentions, or not as many of both.
+    """
+    _is_strict(metric)
     if bootstrap < 1:
         raise ValueError(f"bootstrap={bootstrap!r} must be 1 or more: the interval and the p-value come from it.")
-    strict = match["strict"] is not None
-    before = _points(metric, gold_ranks(predictions_a, references, strict))
-    after = _points(metric, gold_ranks(predictions_b, references, strict))
-    differences = (after - before)[:, None]
+    _check_parallel(ranks_a, ranks_b, "system a", "system b")
+    differences = (_points(metric, ranks_b) - _points(metric, ranks_a))[:, None]
     sums, sizes = _sum_by_group(differences, groups)
     resampled = _resampled_means(sums, sizes, bootstrap, seed)[:, 0]
     low, high = np.percentile(resampled, [2.5, 97.5])
@@ -188,6 +242,28 @@ def paired_difference(
         "ci": [float(low), float(high)],
         "p_value": min(1.0, 2 * (tail + 1) / (bootstrap + 1)),
     }
+
+
+def _is_strict(metric: str) -> bool:
+    """Whether a metric is of the strict protocol.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    match = _METRIC_PATTERN.fullmatch(metric)
+    if match is None:
+        raise ValueError(f"metric={metric!r} is unknown: use one of {', '.join(METRICS)}, or another k in acc@k.")
+    return match["strict"] is not None
+
+
+def _check_parallel(
+    first: NDArray[np.integer[Any]], second: NDArray[np.integer[Any]], name: str, other_name: str
+) -> None:
+    if len(first) == 0 or len(first) != len(second):
+        raise ValueError(
+            f"There are {len(first)} ranks of {name} and {len(second)} of {other_name}: give both one rank a mention, "
+            "of the same mentions, at least one."
+        )
 
 
 def _validate(predictions: Sequence[Prediction], references: Sequence[Reference]) -> None:
@@ -226,7 +302,7 @@ def _bare_ids(lists: Sequence[Sequence[str]] | str) -> Iterator[str]:
         yield from (ids for ids in lists if isinstance(ids, str))
 
 
-def _points(metric: str, ranks: NDArray[np.int32]) -> NDArray[np.float64]:
+def _points(metric: str, ranks: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """What each mention adds to a metric: float64 [M], from 0 to 100; their mean is the metric."""
     match = _METRIC_PATTERN.fullmatch(metric)
     assert match is not None, metric

@@ -29,6 +29,7 @@ from accelerate.utils import set_seed
 from corpus_splits import TEST_SPLIT_HELP, TestSplit
 from inputs import read_inputs
 from numpy.typing import NDArray
+from precision import bf16_if_quick
 from predictions import PREDICTIONS, Answers, keep, read_predictions, write_predictions
 from reporting import Curve, Rows, look_up, scores_in_brief, write_report
 from stages import parse_settings
@@ -231,11 +232,12 @@ def bi_encoder_answers(
         if error.name != "sentence_transformers":
             raise
         raise SystemExit('The bi-encoder needs sentence-transformers: pip install "angel_trl[baselines]".') from error
+    bf16 = bf16_if_quick(args.bf16, args.use_cpu or not torch.accelerator.is_available(), "--bf16")
     shared = {
         "batch_size": args.batch_size,
         "scale": args.scale,
         "seed": args.seed,
-        "bf16": args.bf16,
+        "bf16": bf16,
         "use_cpu": args.use_cpu,
         "quiet": args.disable_tqdm,
     }
@@ -253,10 +255,10 @@ def bi_encoder_answers(
         made = bi_encoder.kb_pairs(kb, more, seed=10 * args.seed + 2, noise=args.kb_noise)
         pairs = bi_encoder.joined(pairs, made)
     dev_texts = bi_encoder.queries(splits["dev"], args.context_words, kb.normalization)
-    dev = bi_encoder.DevAccuracy(kb, splits["dev"], dev_texts, args.bf16)
+    dev = bi_encoder.DevAccuracy(kb, splits["dev"], dev_texts, bf16)
     stage = bi_encoder.Training(epochs=args.epochs, learning_rate=args.learning_rate, **shared)
     model, curve, _ = bi_encoder.train_stage(model, pairs, stage, folder / "mentions", args.resume, dev)
-    encode = bi_encoder.Encoder(model, args.bf16)
+    encode = bi_encoder.Encoder(model, bf16)
     texts = bi_encoder.queries(splits["test"], args.context_words, kb.normalization)
     index = NameIndex(kb, splits["train"])
     names, mentions = encode(index.names), encode(texts)

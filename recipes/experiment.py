@@ -13,7 +13,8 @@ that this one's need are its own too, in the other's folder. `systems` gives wha
 
 Runs that are done are not done again, and one that was interrupted goes on where it was: give the same command until
 it is through. It may be given several times at once, to use several cores: each process takes runs that no other is
-at. `--dry_run` prints the commands.
+at. What the JSON file has of runs whose folders are not at hand, since they were made elsewhere, stays there, and is
+averaged and compared with what is made here (`collecting.py`). `--dry_run` prints the commands.
 """
 
 import argparse
@@ -37,8 +38,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 import yaml
-from analysis import collect, write_json
+from collecting import collect, write_json
 
 import angel_trl
 
@@ -177,7 +179,13 @@ def surroundings() -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "git": _git("rev-parse", "HEAD")
         + ("-dirty" if _git("status", "--porcelain", "--", "angel_trl", "recipes/*.py") else ""),
-        "hardware": {"cpu": cpu or platform.processor(), "cores": os.cpu_count(), "gpu": _gpu()},
+        "hardware": {
+            "cpu": cpu or platform.processor(),
+            # Processors of one name differ in these by years: what the times depend on.
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "cores": os.cpu_count(),
+            "gpu": _gpu(),
+        },
         "versions": {"python": platform.python_version(), "angel_trl": angel_trl.__version__}
         | {name: importlib.metadata.version(name) for name in packages},
     }
@@ -310,7 +318,7 @@ def main() -> None:
     # What had to wait for another process may be possible later: until a turn in which nothing is made.
     while not args.collect and sum(_make(experiment, run, data, output, seed, result) for run, seed in asked):
         pass
-    write_json(result, collect(experiment, output))
+    collect(experiment, output, result)
     left = [f"{run.name} (seed {seed})" for run, seed in asked if not _is_done(output, run, seed)]
     if left:
         logger.warning("not done: %s", ", ".join(left))
@@ -319,7 +327,7 @@ def main() -> None:
 def _make(experiment: Experiment, run: Run, data: str, output: Path, seed: int, result: Path) -> bool:
     made = do(run, data, output / f"seed-{seed}", seed)
     if made:
-        write_json(result, collect(experiment, output))
+        collect(experiment, output, result)
     return made
 
 

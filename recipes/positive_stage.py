@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from precision import bf16_if_quick
 from reporting import Curve, dev_curve
 from transformers import PreTrainedModel
 
@@ -36,7 +37,7 @@ def train_on_names(
         lr_scheduler_type="cosine",
         warmup_steps=100,
         num_train_epochs=1,
-        bf16=args.pretrain_bf16,
+        bf16=bf16_if_quick(args.pretrain_bf16, _on_cpu(angel), "--pretrain_bf16"),
         per_device_train_batch_size=args.pretrain_batch_size,
         save_strategy="steps",
         save_steps=500,
@@ -81,7 +82,7 @@ def train_on_mentions(
         learning_rate=args.positive_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=args.positive_warmup,
-        bf16=args.positive_bf16,
+        bf16=bf16_if_quick(args.positive_bf16, _on_cpu(angel), "--positive_bf16"),
         num_train_epochs=args.positive_epochs,
         per_device_train_batch_size=args.positive_batch_size,
         per_device_eval_batch_size=64,
@@ -126,9 +127,13 @@ def _shared(angel: AngelConfig) -> dict[str, Any]:
         "report_to": angel.report_to,
         "disable_tqdm": angel.disable_tqdm,
         # Bfloat16 on a machine without accelerator must be asked for by name.
-        "use_cpu": angel.use_cpu or not torch.accelerator.is_available(),
+        "use_cpu": _on_cpu(angel),
         "logging_steps": 50,
         "save_total_limit": 1,
         "adam_beta2": 0.98,
         "dataloader_pin_memory": angel.dataloader_pin_memory,
     }
+
+
+def _on_cpu(angel: AngelConfig) -> bool:
+    return bool(angel.use_cpu) or not torch.accelerator.is_available()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits
+from precision import bf16_if_quick
 from reporting import Curve, evaluate_systems, last_line, write_report
 from stages import Stages, first_model, parse_settings, train_rounds
 
@@ -83,13 +84,14 @@ def train_positive(args: PretrainArguments, angel: AngelConfig, kb: KnowledgeBas
     examples = KBExamples(linker.targets, count, seed=10 * angel.seed + 1, noise=args.noise, context=args.context)
     if examples.left_out:
         logger.warning("%d of %d names are no mentions: too long for the model", len(examples.left_out), kb.num_names)
+    on_cpu = bool(angel.use_cpu) or not torch.accelerator.is_available()
     config = PositiveConfig(
         output_dir=str(folder / "names"),
         learning_rate=args.positive_learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=args.positive_warmup,
         num_train_epochs=1,
-        bf16=args.positive_bf16,
+        bf16=bf16_if_quick(args.positive_bf16, on_cpu, "--positive_bf16"),
         per_device_train_batch_size=args.positive_batch_size,
         save_strategy="steps",
         save_steps=args.positive_save_steps,
@@ -99,7 +101,7 @@ def train_positive(args: PretrainArguments, angel: AngelConfig, kb: KnowledgeBas
         report_to=angel.report_to,
         disable_tqdm=angel.disable_tqdm,
         # Bfloat16 on a machine without accelerator must be asked for by name.
-        use_cpu=angel.use_cpu or not torch.accelerator.is_available(),
+        use_cpu=on_cpu,
         adam_beta2=0.98,
         dataloader_pin_memory=angel.dataloader_pin_memory,
     )

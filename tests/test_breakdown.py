@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from angel_trl.breakdown import SLICES, ambiguous_answers, is_abbreviation, score_slices, slice_mentions
+from angel_trl.breakdown import SLICES, is_abbreviation, score_slices, slice_mentions
 from angel_trl.kb import Concept, KnowledgeBase
 from angel_trl.metrics import score
 
@@ -117,12 +117,6 @@ def test_an_empty_slice_has_no_scores():
 def test_a_slice_of_other_mentions_is_refused():
     with pytest.raises(ValueError, match="'x' is of 3 mentions, but there are 4"):
         score_slices(PREDICTIONS, REFERENCES, {"x": np.ones(3, dtype=bool)})
-
-
-def test_ambiguous_answers_are_first_candidates_of_several_concepts():
-    assert ambiguous_answers(PREDICTIONS) == 25
-    with pytest.raises(ValueError, match="no predictions"):
-        ambiguous_answers([])
 
 
 def test_slices_of_a_real_test_split(shared):
