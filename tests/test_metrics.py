@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from angel_trl.metrics import METRICS, gold_ranks, paired_difference, score
+from angel_trl.metrics import (
+    METRICS,
+    gold_ranks,
+    paired_difference,
+    paired_difference_of_ranks,
+    score,
+    score_ranks,
+)
 
 
 @pytest.mark.parametrize(
@@ -375,3 +382,34 @@ def test_evaluate_metric_works_in_a_process_without_the_hub(tmp_path):
     }
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert result.stdout.strip() == "100.0", result.stderr
+
+
+# From ranks, where predictions are not at hand.
+
+
+def test_ranks_have_the_scores_of_the_predictions_they_are_of():
+    groups = [place // 2 for place in range(len(REFERENCES))]
+    ranks = [gold_ranks(PREDICTIONS, REFERENCES, strict) for strict in (False, True)]
+    whole = score(PREDICTIONS, REFERENCES, ks=(1, 3), groups=groups, bootstrap=50, seed=4)
+    found = score_ranks(*(one.astype(np.int8) for one in ranks), ks=(1, 3), groups=groups, bootstrap=50, seed=4)
+    assert found == {key: value for key, value in whole.items() if key != "nil"}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_ranks_have_the_difference_of_the_predictions_they_are_of(metric):
+    worse = [[], *PREDICTIONS[1:]]
+    before, after = (gold_ranks(one, REFERENCES, metric.endswith("strict")) for one in (worse, PREDICTIONS))
+    found = paired_difference_of_ranks(before, after, metric, bootstrap=50, seed=1)
+    assert found == paired_difference(worse, PREDICTIONS, REFERENCES, metric, bootstrap=50, seed=1)
+
+
+def test_ranks_of_other_mentions_or_none_are_refused():
+    two, three = np.zeros(2, dtype=np.int8), np.zeros(3, dtype=np.int8)
+    with pytest.raises(ValueError, match="There are 2 ranks of any-id and 3 of strict"):
+        score_ranks(two, three)
+    with pytest.raises(ValueError, match="There are 3 ranks of system a and 2 of system b"):
+        paired_difference_of_ranks(three, two)
+    with pytest.raises(ValueError, match="There are 0 ranks"):
+        score_ranks(two[:0], two[:0])
+    with pytest.raises(ValueError, match="metric='f1' is unknown"):
+        paired_difference_of_ranks(two, two, "f1")
