@@ -128,7 +128,11 @@ def _compared(
 
 
 def _keep_scores(experiment: "Experiment", collected: dict[str, Any], earlier: Mapping[str, Any]) -> None:
-    """Keep scores over seeds whose outcomes are not all known, but whose runs are the experiment's."""
+    """Keep scores over seeds whose outcomes are not all known, but whose runs are the experiment's.
+
+    A difference that is kept while one of its systems has been made again is marked as `earlier`: it is from an
+    earlier run of the same settings.
+    """
 
     def stays(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
         if before is None or set(before["seeds"]) <= set(now["seeds"] if now else []):
@@ -142,7 +146,8 @@ def _keep_scores(experiment: "Experiment", collected: dict[str, Any], earlier: M
     for one in earlier.get("differences", []):
         pair = one["system"], one["against"]
         if pair in experiment.differences and stays(one, told.get(pair), pair):
-            told[pair] = one
+            remade = any(name in made and not kept[name] for name in pair)
+            told[pair] = {**one, "earlier": True} if remade else one
     if any(kept.values()):
         collected.setdefault("mentions", earlier["mentions"])
         collected["systems"] = {

@@ -51,11 +51,11 @@ def _core_minutes(system: Result) -> str:
 
 
 def differences(result: Result) -> str:
-    """The differences asked for: with interval and p-value, and by seed."""
+    """The differences asked for: with interval and p-value, and by seed; † where from an earlier run of a system."""
     seeds = sorted({seed for one in result["differences"] for seed in one["by_seed"]}, key=int)
     rows = [
         [
-            f"{one['system']} - {one['against']}",
+            f"{one['system']} - {one['against']}{' †' if one.get('earlier') else ''}",
             gain(one["acc@1"]),
             f"{one['acc@1']['p_value']:.4g}",
             gain(one["acc@1_strict"]),

@@ -112,6 +112,21 @@ def test_scores_whose_outcomes_are_lost_stay_until_all_their_seeds_are_here(runs
     assert recipes.collecting.collect(experiment, output, result) == whole
 
 
+def test_a_difference_to_a_system_made_again_is_marked_as_of_an_earlier_run(runs):
+    output, experiment = runs
+    result = output / "toy.json"
+    whole = recipes.collecting.collect(experiment, output, result)
+    (output / "toy.parquet").unlink()
+    # The lookup, of one seed, stays as it was; ANGEL is there again.
+    shutil.rmtree(output / "seed-1" / "lookups")
+    for _ in range(2):
+        found = recipes.collecting.collect(experiment, output, result)
+        assert found["systems"] == whole["systems"]
+        first, second = found["differences"]
+        assert first == whole["differences"][0]
+        assert second == whole["differences"][1] | {"earlier": True}
+
+
 def test_scores_of_other_mentions_are_not_averaged(runs):
     output, experiment = runs
     result = output / "toy.json"

@@ -193,6 +193,8 @@ def test_differences_by_seed(recipes, result):
     lines = recipes.experiments.differences(result).splitlines()
     assert lines[0].endswith("| Acc@1 by seed (0, 1) |")
     assert lines[2] == "| ANGEL - positive-only | +2.0 [+1.0, +3.0] | 0.01 | +2.0 [+1.0, +3.0] | +2.0 | +2.5, +2.0 |"
+    earlier = {**result, "differences": [one | {"earlier": True} for one in result["differences"]]}
+    assert recipes.experiments.differences(earlier).splitlines()[2].startswith("| ANGEL - positive-only † | +2.0")
 
 
 def test_slices_without_mentions_are_left_out(recipes, result):
