@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer
 
 from angel_trl.evaluation import evaluate_linking
@@ -58,10 +61,35 @@ class SearchingTrainer(Trainer):
         """Train, as `transformers.Trainer.train` does; True resumes from the last checkpoint that is complete.
 
         transformers takes the last folder, be it half written when the process was killed.
+
+        Raises:
+            OSError: `ENOSPC`, if the disk cannot hold a checkpoint and the linker; nothing has been trained then.
         """
+        self._check_room()
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir) or True
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _check_room(self) -> None:
+        """See that the disk can hold the least that will be written: what does not fit is found out at the end else.
+
+        Adam keeps two moments of each weight that is trained; what other optimizers keep is not counted.
+        """
+        weights = [(weight, weight.numel() * weight.element_size()) for weight in self.model.parameters()]
+        trained = sum(size for weight, size in weights if weight.requires_grad)
+        moments = 0 if self.args.save_only_model or not self.args.optim.startswith("adamw_torch") else 2
+        checkpoint = 0 if self.args.save_strategy == "no" else trained * (1 + moments)
+        needed = checkpoint + sum(size for _, size in weights)
+        folder = Path(self.args.output_dir).resolve()
+        free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+        if free < needed:
+            has, takes = (tqdm.format_sizeof(size, "B") for size in (free, needed))
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk of output_dir has {has} left, and a checkpoint and the linker take {takes} or more: free "
+                "some, or choose another output_dir",
+                str(folder),
+            )
 
     @contextmanager
     def searched_model(self) -> Iterator[PreTrainedModel]:

@@ -1,6 +1,7 @@
 """What the training recipes share: settings from YAML and the command line, the first model, stages that resume."""
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -149,6 +150,13 @@ class Stages:
             curve = train()
         except KeyboardInterrupt:
             raise SystemExit(f"Interrupted. Run the same command with --resume to go on in {self.output}.") from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise SystemExit(
+                f"{error}\nThe disk is full, or too small. When there is room, the same command with --resume goes on "
+                f"in {self.output}."
+            ) from error
         if self.is_main:
             with whole_file(marker) as partial:
                 partial.write_text(json.dumps(curve), encoding="utf-8")
