@@ -37,6 +37,7 @@ _MODULE_OF = {
     "explain": "explanation",
     "make_pairs": "pairs",
     "paired_difference": "metrics",
+    "plot_risk_coverage": "calibration",
     "read_corpus": "readers",
     "read_knowledge_base": "readers",
     "score": "metrics",
@@ -65,6 +66,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from angel_trl.calibration import calibrate as calibrate
     from angel_trl.calibration import evaluate_confidence as evaluate_confidence
+    from angel_trl.calibration import plot_risk_coverage as plot_risk_coverage
     from angel_trl.callbacks import PairMiningCallback as PairMiningCallback
     from angel_trl.confidence import Calibration as Calibration
     from angel_trl.config import AngelConfig as AngelConfig

@@ -202,6 +202,25 @@ def write_parts(folder: Path, targets: TargetNames, calibration: Calibration | N
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write the calibration of a linker that is saved in a folder; its other files stay as they are.
+
+    Args:
+        folder: of the linker, which the calibration was made for.
+        calibration: takes the place of one that is there.
+
+    Raises:
+        ValueError: if the folder holds no linker.
+    """
+    settings = _read_settings(folder / SETTINGS)
+    if not settings:
+        raise ValueError(f"{folder} has no {SETTINGS}: it holds no linker that could be calibrated.")
+    settings["calibration"] = calibration.to_json()
+    partial = folder / f".{SETTINGS}.partial"
+    partial.write_text(json.dumps(settings, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(folder / SETTINGS)
+
+
 def _tokenizer_fingerprint(formatter: MentionFormatter) -> str:
     """Identifies a tokenizer by what it makes of texts."""
     return formatter.fingerprint("")

@@ -32,6 +32,7 @@ if __name__ == "__main__" and not any(a.startswith("--config") or a in ("-h", "-
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.argv[1:1] = ["--config", str(CONFIGS / "quickstart.yaml")]
 
+from calibrating import calibrate_linker, check_target_precision  # noqa: E402
 from corpus_splits import TEST_SPLIT_HELP, TestSplit  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from inputs import read_inputs  # noqa: E402
@@ -136,6 +137,13 @@ class RecipeArguments(PublishArguments):
         default=0.0, metadata={"help": "Share of the mentions made from the KB to put in sentences made from it."}
     )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the test scores."})
+    target_precision: float | None = field(
+        default=None,
+        metadata={
+            "help": "Calibrate the linker on dev: its answers have a confidence, and are withheld below the threshold "
+            "that brings this precision there, such as 0.9."
+        },
+    )
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads of a process on CPU; default: the cores shared out evenly."}
     )
@@ -250,6 +258,7 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
         raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
     check_folds(args)
     check_mentions_from_kb(args)
+    check_target_precision(args.target_precision)
     if stages.is_main:
         publication.check(rounds, resume=args.resume, skip_angel=args.skip_angel)
     kb, corpus, data = load_data(args)
@@ -282,6 +291,10 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
             results |= evaluate_systems(
                 linkers, kb, corpus, args.bootstrap, angel.num_beams, angel.use_cpu, angel.within_types, output
             )
+            if args.target_precision is not None:
+                search = {"num_beams": angel.num_beams, "bootstrap": args.bootstrap, "cpu": angel.use_cpu}
+                last = list(linkers.values())[-1]
+                results["confidence"] = calibrate_linker(last, corpus, args.target_precision, **search, output=output)
         name = "the synthetic quickstart" if args.corpus is None else Path(args.corpus).name
         write_report(
             output, results, curves, f"ANGEL on {name}, {args.test_split} split ({len(corpus['test'])} mentions)"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calibrating import confidence_section
 from datasets import Dataset, DatasetDict
 from predictions import Answers, keep
 from transformers import TrainerState
@@ -103,6 +104,8 @@ def write_report(output: Path, results: dict, curves: dict[str, Curve], title: s
             curves, output / "learning_curve.png", "Learning curve, dev split", floor, "lookup, on test"
         )
         text += "\n![Dev Acc@1 by optimiser step](learning_curve.png)\n"
+    if results.get("confidence"):
+        text += f"\n## Confidence\n\n{confidence_section(results['confidence'])}\n"
     for heading, key in (("Data", "data"), ("Mentions by split", "counts")):
         text += f"\n## {heading}\n\n```json\n{json.dumps(results[key], indent=2)}\n```\n"
     (output / "report.md").write_text(text, encoding="utf-8")
