@@ -279,6 +279,43 @@ def linking(result: Result) -> str:
     return table(header, rows, numbers=True)
 
 
+# Width, layers of either side, vocabulary.
+_BART_LARGE, _MEASURED_BART = (1024, 12, 50_265), (512, 6, 50_265)
+# TFLOP/s of dense bfloat16, by the data sheets, of which a fifth is taken: a guess.
+_GPUS = {"A100": 312.0, "H100 or H200": 989.0}
+_SHARE_OF_PEAK = 0.2
+
+
+def linking_on_paper(links: Result, searches: Result) -> str:
+    """Days for a model of the size of BART-large, from the operations a mention takes and how fast they are done."""
+    settings, measured = links["settings"], searches["random"]
+    work = _operations(_BART_LARGE, measured)
+    seconds = measured["ms_per_mention"]["ours"]["median"] / 1e3
+    cores = f"{searches['hardware']['threads']} cores of {searches['hardware']['cpu']}, as measured"
+    rates = {cores: _operations(_MEASURED_BART, measured) / seconds}
+    rates |= {f"one {name}, on paper": 1e12 * peak * _SHARE_OF_PEAK for name, peak in _GPUS.items()}
+    mentions = settings["abstracts"] * settings["mentions_an_abstract"]
+    rows = [
+        [name, f"{rate / 1e9:,.0f}", significant(mentions * work / rate / 86_400, 2)] for name, rate in rates.items()
+    ]
+    what = f"BART-large, {settings['abstracts']:,.0f} abstracts, {work / 1e9:.0f} GFLOP a mention"
+    return table([what, "GFLOP/s", "days"], rows, numbers=True)
+
+
+def _operations(shape: tuple[int, int, int], search: Result) -> float:
+    """Floating-point operations of a mention: two a weight, for each token that goes through it.
+
+    Tokens and rows of the head are those of a search that was measured. Attention scores are left out, which are few
+    at a hundred tokens.
+    """
+    width, layers, vocabulary = shape
+    tokens, rows = (search["floor"][f"{part}_per_mention"] for part in ("decoder_tokens", "head_rows"))
+    # A layer has 4 w^2 weights in each attention and 8 w^2 behind it; cross-attention's keys and values, 2 w^2, are
+    # computed once a source token.
+    through_layers = layers * width**2 * ((12 + 2) * search["source_tokens"] + 14 * tokens)
+    return 2 * (through_layers + width * vocabulary * rows)
+
+
 def space(result: Result) -> str:
     """What visitors of the Space wait for: one in a browser, and many at once."""
     one, turns = result["one_visitor"], result["many_visitors"]

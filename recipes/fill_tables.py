@@ -51,6 +51,7 @@ TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "training round": (benchmarks.training_round, ("training",)),
     "training in small": (benchmarks.training_small, ("training",)),
     "linking": (benchmarks.linking, ("linking",)),
+    "linking on paper": (benchmarks.linking_on_paper, ("linking", "search")),
     "space": (benchmarks.space, ("space",)),
 }
 

@@ -362,3 +362,18 @@ def test_curves_of_compute_are_joined_and_other_systems_are_points(recipes, resu
     (axes,) = recipes.plots.compute(result).axes
     drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in (c[0] for c in axes.containers)]
     assert drawn == [([2, 3], [75, 77.04]), ([4], [70])]
+
+
+def test_what_a_large_model_would_take_is_the_work_of_a_mention_over_a_rate(recipes):
+    floor = {"decoder_tokens_per_mention": 50.0, "head_rows_per_mention": 40.0}
+    measured = {"source_tokens": 100.0, "floor": floor, "ms_per_mention": {"ours": {"median": 100.0}}}
+    searches = {"random": measured, "hardware": {"threads": 2, "cpu": "X"}}
+    links = {"settings": {"abstracts": 1e6, "mentions_an_abstract": 10.0}}
+    # 2 * (12 * 1024^2 * (14 * 100 + 14 * 50) + 1024 * 50,265 * 40) = 56.97e9; of the smaller one 8.667e9 in 0.1 s.
+    assert recipes.benchmarks.linking_on_paper(links, searches).splitlines() == [
+        "| BART-large, 1,000,000 abstracts, 57 GFLOP a mention | GFLOP/s | days |",
+        "|---|---:|---:|",
+        "| 2 cores of X, as measured | 87 | 76 |",
+        "| one A100, on paper | 62,400 | 0.1 |",
+        "| one H100 or H200, on paper | 197,800 | 0.0 |",
+    ]
