@@ -27,6 +27,7 @@ The last line printed is one JSON object.
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -134,7 +135,10 @@ def main() -> None:
         done = link_corpus(linker, args.input, args.output, settings, description=description, progress=True)
     except (ValueError, OSError) as error:
         who = "" if state.is_main_process else f"process {state.process_index + 1}: "
-        raise SystemExit(f"{who}{error}") from error
+        more = ""
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            more = f". The disk of {args.output} is full: free some, and give the same command again to go on."
+        raise SystemExit(f"{who}{error}{more}") from error
     except KeyboardInterrupt:
         raise SystemExit(f"Interrupted. Give the same command again to go on in {args.output}.") from None
     if state.is_main_process:

@@ -1,5 +1,6 @@
 """The linking recipe as a user runs it: real processes, killed and started again, one and two of them."""
 
+import errno
 import gzip
 import json
 import os
@@ -255,6 +256,31 @@ def test_a_wrong_argument_is_one_line(recipe, linker, corpus, tmp_path, monkeypa
         run_here(recipe, monkeypatch, *(part for pair in arguments.items() for part in pair))
     assert isinstance(error.value.code, str)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line_with_the_way_on(recipe, linker, corpus, tmp_path, monkeypatch):
+    from angel_trl.corpus_linking import shards
+
+    output, written = tmp_path / "out", []
+    arguments = ["--linker", linker, "--input", corpus / "0.txt", "--output", output, *OPTIONS]
+
+    def sync(descriptor):
+        written.append(descriptor)
+        if len(written) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.os, "fsync", sync)
+        with pytest.raises(SystemExit) as error:
+            run_here(recipe, monkeypatch, *arguments)
+    assert error.value.code == (
+        f"[Errno 28] No space left on device. The disk of {output} is full: free some, and give the same command "
+        "again to go on."
+    )
+    there = len(list((output / "links").glob("*.parquet")))
+    assert 0 < there < 40
+    run_here(recipe, monkeypatch, *arguments)
+    assert len(list((output / "links").glob("*.parquet"))) == 40
 
 
 def test_help_tells_inputs_outputs_and_defaults(recipe, monkeypatch, capsys):
