@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from table_parts import bold, median_and_ends, significant, table
+from table_parts import bold, interval, median_and_ends, significant, table
 
 Result = Mapping[str, Any]
 
@@ -314,6 +314,33 @@ def _operations(shape: tuple[int, int, int], search: Result) -> float:
     # computed once a source token.
     through_layers = layers * width**2 * ((12 + 2) * search["source_tokens"] + 14 * tokens)
     return 2 * (through_layers + width * vocabulary * rows)
+
+
+def confidence(result: Result) -> str:
+    """Whether thresholds chosen on dev for a precision have it on test, and what they leave unanswered."""
+    rows = []
+    for name, one in result.items():
+        for chosen in one["targets"]:
+            threshold = chosen["threshold"]
+            cells = [f"{name}, {100 * chosen['target']:g}", "none" if threshold is None else f"{threshold:.3f}"]
+            for split in ("dev", "test"):
+                scores = chosen[split]
+                ends = interval([100 * end for end in scores["precision_ci"]])
+                cells += [f"{100 * scores['precision']:.1f} {ends}", f"{100 * scores['coverage']:.1f}"]
+            rows.append(cells)
+    header = ["target, %", "threshold", "dev: precision [95%]", "answered", "test: precision [95%]", "answered"]
+    return table(header, rows, numbers=True)
+
+
+def confidence_errors(result: Result) -> str:
+    """Expected calibration error before and after fitting on dev, and the area under the risk-coverage curve."""
+    rows = [
+        [name, *(f"{value:.3f}" for value in (one["before"]["ece"], last["dev"]["ece"], last["test"]["ece"]))]
+        + [f"{last[split]['aurc']:.3f}" for split in ("dev", "test")]
+        for name, one in result.items()
+        for last in one["targets"][-1:]
+    ]
+    return table(["", "ECE, dev, before", "dev, fitted", "test", "AURC, dev", "test"], rows, numbers=True)
 
 
 def space(result: Result) -> str:

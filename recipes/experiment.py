@@ -184,7 +184,7 @@ def surroundings() -> dict[str, Any]:
             # Processors of one name differ in these by years: what the times depend on.
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "cores": os.cpu_count(),
-            # Training frees and asks for much memory: jemalloc or tcmalloc, preloaded, save a sixth of the time.
+            # Another allocator, such as jemalloc, makes training quicker.
             "preloaded": [Path(one).name for one in re.split("[ :]", os.environ.get("LD_PRELOAD", "")) if one],
             "gpu": _gpu(),
         },

@@ -52,6 +52,8 @@ TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "training in small": (benchmarks.training_small, ("training",)),
     "linking": (benchmarks.linking, ("linking",)),
     "linking on paper": (benchmarks.linking_on_paper, ("linking", "search")),
+    "confidence": (benchmarks.confidence, ("confidence",)),
+    "confidence errors": (benchmarks.confidence_errors, ("confidence",)),
     "space": (benchmarks.space, ("space",)),
 }
 

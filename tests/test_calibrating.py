@@ -2,6 +2,9 @@
 
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -104,3 +107,28 @@ def test_a_folder_without_a_linker_gets_no_calibration(tmp_path):
     with pytest.raises(ValueError, match=r"has no angel\.json: it holds no linker"):
         write_calibration(tmp_path, calibration)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_benchmark_of_confidence_keeps_other_names_and_draws(folder, mentions, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "dev", "test"):
+        mentions.map(lambda row, split=split: {"split": split}).to_parquet(corpus / f"{split}.parquet")
+    output = tmp_path / "confidence.json"
+    output.write_text('{"other": {}}')
+    script = Path(__file__).resolve().parents[1] / "recipes" / "bench" / "confidence.py"
+    options = ["--linker", folder, "--corpus", corpus, "--name", "Small KB", "--targets", "0.5", "--bootstrap", "20"]
+    command = [sys.executable, script, *options, "--output", output]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(output.read_text())
+    assert found == {"other": {}, "Small KB": json.loads(done.stdout.splitlines()[-1])}
+    (chosen,) = found["Small KB"]["targets"]
+    assert chosen["dev"] == chosen["test"]
+    assert chosen["dev"]["precision"] >= 0.5
+    assert (tmp_path / "confidence-small-kb.png").read_bytes().startswith(b"\x89PNG")
+    import benchmark_tables
+
+    del found["other"]
+    assert benchmark_tables.confidence(found).splitlines()[2].startswith("| Small KB, 50 | 0.")
+    assert len(benchmark_tables.confidence_errors(found).splitlines()) == 3

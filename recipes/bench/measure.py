@@ -189,6 +189,8 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     return {
         "hardware": {
             "cpu": model or platform.processor() or platform.machine(),
+            # Processors of one name differ in these by years.
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
