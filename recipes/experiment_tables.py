@@ -165,7 +165,11 @@ def runs(result: Result) -> str:
 
 
 def _machine(hardware: Result) -> str:
-    return hardware.get("gpu") or f"{hardware['cores']} cores of {hardware['cpu']}"
+    if hardware.get("gpu"):
+        return str(hardware["gpu"])
+    # Older files do not say which instructions.
+    more = [hardware[key] for key in ("instructions",) if key in hardware] + list(hardware.get("preloaded", []))
+    return f"{hardware['cores']} cores of {hardware['cpu']}" + (f" ({', '.join(more)})" if more else "")
 
 
 def quickstart(result: Result) -> str:

@@ -238,6 +238,8 @@ def test_the_main_table_has_a_column_an_experiment(recipes, result):
 def test_what_was_run(recipes, result):
     lines = recipes.experiments.runs(result).splitlines()
     assert lines[2] == "| angel | 0, 1 | 2, 2 | 2026-11-24 | 0123456 | 2 cores of A CPU |"
+    result["runs"]["angel"]["0"]["hardware"] |= {"instructions": "AVX2", "preloaded": ["libjemalloc.so.2"]}
+    assert recipes.experiments.runs(result).splitlines()[2].endswith("| 2 cores of A CPU (AVX2, libjemalloc.so.2) |")
     result["runs"]["angel"]["0"]["hardware"]["gpu"] = "A GPU"
     assert recipes.experiments.runs(result).splitlines()[2].endswith("| A GPU |")
 
