@@ -185,13 +185,14 @@ PLOTS: dict[str, Callable[[Result], Figure]] = {
 }
 
 
-def draw(names: Iterable[str], results: Path, output: Path) -> list[Path]:
+def draw(names: Iterable[str], results: Path, output: Path, kinds: Iterable[str] = tuple(PLOTS)) -> list[Path]:
     """Draw what there is to draw of some experiments.
 
     Args:
         names: of their JSON files, without the ending.
         results: folder of these files.
         output: folder for the pictures.
+        kinds: which pictures, of `PLOTS`.
 
     Returns:
         The pictures written.
@@ -199,9 +200,9 @@ def draw(names: Iterable[str], results: Path, output: Path) -> list[Path]:
     written = []
     for name in names:
         result = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
-        for kind, plot in PLOTS.items():
+        for kind in kinds:
             try:
-                figure = plot(result)
+                figure = PLOTS[kind](result)
             except (KeyError, IndexError) as error:
                 print(f"{name}: no {kind}: the file does not have {error}")
                 continue
@@ -217,8 +218,9 @@ def main() -> None:
     parser.add_argument("names", nargs="+", help="experiments, such as main-ncbi")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of their JSON files")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the pictures")
+    parser.add_argument("--only", nargs="+", choices=list(PLOTS), default=list(PLOTS), help="only these pictures")
     args = parser.parse_args()
-    for path in draw(args.names, args.results, args.output):
+    for path in draw(args.names, args.results, args.output, args.only):
         print(path)
 
 
