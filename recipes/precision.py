@@ -13,7 +13,7 @@ _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 def bf16_if_quick(asked: bool, on_cpu: bool, option: str) -> bool:
     """Whether to train under bfloat16 autocast: as asked, but not on a CPU that has no instructions for it.
 
-    There PyTorch computes it all the same, three to four times more slowly than float32; results hardly differ.
+    There PyTorch computes it all the same, several times more slowly than float32.
 
     Args:
         asked: what the option says.
