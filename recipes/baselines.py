@@ -2,8 +2,9 @@
 
     python recipes/baselines.py --corpus DIR --kb FILE --output_dir runs/baselines --seed 0
 
-Each system answers with the five nearest names of the whole knowledge base and, in a second row, of these and the
-training mentions, which are then further names of their concepts. String lookup stands beside them.
+Each system answers with the five nearest names of the whole knowledge base; in a second row, of these and the training
+mentions, which are then further names of their concepts; in a third, the names of the second, but where training
+mentions bear one, only the concept that they mean most often by it. String lookup stands beside them.
 The bi-encoder needs the extra `baselines` (sentence-transformers); `--model` is its encoder, from random weights or
 pre-trained, and dev Acc@1 chooses the epoch kept. Results: `results.json`, `report.md`, `predictions.parquet` and
 `mentions.parquet` (see `predictions.py`) in `output_dir`; each system has a folder below it, and `--resume` does not
@@ -28,6 +29,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from corpus_splits import TEST_SPLIT_HELP, TestSplit
 from inputs import read_inputs
+from name_index import NameIndex
 from numpy.typing import NDArray
 from precision import bf16_if_quick
 from predictions import PREDICTIONS, Answers, keep, read_predictions, write_predictions
@@ -42,7 +44,7 @@ from angel_trl.normalization import normalize
 
 CONFIGS = Path(__file__).parent / "configs" / "baselines"
 TOP_K = 5
-WITH_MENTIONS = " + training mentions"
+WITH_MENTIONS, COMMONEST = " + training mentions", ", commonest concept"
 logger = logging.getLogger("recipes.baselines")
 
 
@@ -93,52 +95,6 @@ class BaselineArguments:
     cpu_threads: int | None = field(default=None, metadata={"help": "Threads on CPU; default: all cores."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
     resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
-
-
-class NameIndex:
-    """The names that an answer can be, and whose they are.
-
-    Args:
-        kb: the knowledge base.
-        mentions: labelled mentions whose strings are further names of their gold concepts.
-
-    Attributes:
-        names: normalised, those of the knowledge base first.
-    """
-
-    def __init__(self, kb: KnowledgeBase, mentions: Rows = ()) -> None:
-        self._kb = kb
-        self.names = list(kb.names)
-        self._learnt: dict[int, set[int]] = {}
-        places: dict[str, int] = {}
-        for row in mentions:
-            key = normalize(row["mention"], kb.normalization)
-            gold = {c for part in row["concept_ids"] for i in part for c in kb.resolve(i)}
-            # As in StringLookup, mentions such as "+" and "-", which normalise to nothing, are no names.
-            if not key or not gold:
-                continue
-            place = kb.find(key)
-            if place is None:
-                place = places.setdefault(key, len(self.names))
-                if place == len(self.names):
-                    self.names.append(key)
-            self._learnt.setdefault(place, set()).update(gold)
-
-    def ids(self, name: int) -> list[str]:
-        """Ids of the concepts that bear a name, in the order of the knowledge base."""
-        own = set(self._kb.concepts_of_name(name).tolist()) if name < self._kb.num_names else set()
-        return [self._kb.concepts[c].id for c in sorted(own | self._learnt.get(name, set()))]
-
-    def answers(self, found: NDArray[np.int64], scores: NDArray[np.float32]) -> Answers:
-        """Answers from name indices `[mentions, k]`, best first, -1 for none, and their scores."""
-        rows = [
-            (names[names >= 0].tolist(), own[names >= 0].tolist()) for names, own in zip(found, scores, strict=True)
-        ]
-        return Answers(
-            [[self.ids(name) for name in names] for names, _ in rows],
-            [[self.names[name] for name in names] for names, _ in rows],
-            [own for _, own in rows],
-        )
 
 
 class TfidfNames:
@@ -330,6 +286,10 @@ def main() -> None:
         seconds |= dict.fromkeys(own, {key: done[key] for key in ("seconds", "cpu_seconds")})
         if done["curve"]:
             curves[system] = done["curve"]
+    index = NameIndex(kb, splits["train"])
+    answers |= {
+        name + COMMONEST: index.commonest(own) for name, own in answers.items() if name.endswith(WITH_MENTIONS)
+    }
     rows = {
         name: score(own.ids, references, ks=(1, TOP_K), groups=list(test["document_id"]), bootstrap=args.bootstrap)
         for name, own in answers.items()

@@ -213,7 +213,10 @@ def read_answers(experiment: "Experiment", output: Path) -> tuple[AnsweredMentio
                 gold = read_mentions(_any_mentions(experiment, output))
             found = read_predictions(folder / PREDICTIONS, gold.ids)
             if system not in found:
-                raise ValueError(f"{folder / PREDICTIONS}: there is no system {system!r}, only {', '.join(found)}.")
+                raise ValueError(
+                    f"{folder / PREDICTIONS}: there is no system {system!r}, only {', '.join(found)}. Mend the "
+                    "experiment's `systems`; or, if the recipe makes it by now, delete run.json there and run again."
+                )
             answers[run, system, seed] = found[system]
     return gold, answers
 

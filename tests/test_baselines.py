@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict
+from name_index import NameIndex
+from predictions import Answers
 
 from angel_trl import synthetic_corpus
 from angel_trl.formatting import MentionFormatter
@@ -117,13 +119,13 @@ def test_among_the_names_of_a_concept_it_agrees_with_what_training_takes_to_be_n
 
 
 def test_names_are_those_of_the_knowledge_base(recipe, small_kb):
-    index = recipe.NameIndex(small_kb)
+    index = NameIndex(small_kb)
     assert index.names == small_kb.names
     assert index.ids(small_kb.find("ms")) == ["C03", "C04"]
 
 
 def test_training_mentions_are_further_names(recipe, small_kb, small_mentions):
-    index = recipe.NameIndex(small_kb, of_split(small_mentions, "train"))
+    index = NameIndex(small_kb, of_split(small_mentions, "train"))
     further = index.names[small_kb.num_names :]
     assert further == ["refractory anaemia", "familial breast cancer", "breast and ovarian cancer"]
     assert [index.ids(small_kb.num_names + place) for place in range(3)] == [["C06"], ["C16"], ["C10", "C17"]]
@@ -134,7 +136,7 @@ def test_training_mentions_are_further_names(recipe, small_kb, small_mentions):
 
 def test_names_and_ids_with_training_mentions_are_those_of_string_lookup(recipe, small_kb, small_mentions):
     train = of_split(small_mentions, "train")
-    index, lookup = recipe.NameIndex(small_kb, train), StringLookup(small_kb, train)
+    index, lookup = NameIndex(small_kb, train), StringLookup(small_kb, train)
     rows = [{"mention": name} for name in index.names]
     assert [[index.ids(place)] for place in range(len(index.names))] == lookup.predict(rows)
 
@@ -145,16 +147,47 @@ def test_mentions_that_normalise_to_nothing_or_have_no_concept_are_no_names(reci
         {"mention": "quinsy", "concept_ids": [["unknown"]]},
         {"mention": "catarrh", "concept_ids": []},
     ]
-    assert recipe.NameIndex(small_kb, rows).names == small_kb.names
+    assert NameIndex(small_kb, rows).names == small_kb.names
 
 
 def test_answers_hold_ids_names_and_scores_of_those_found(recipe, small_kb):
     names = [small_kb.find("gout"), small_kb.find("ra")]
     scores = np.array([[0.9, 0.5], [0.7, 0.0]], dtype=np.float32)
-    answers = recipe.NameIndex(small_kb).answers(np.array([names, [names[0], -1]]), scores)
+    answers = NameIndex(small_kb).answers(np.array([names, [names[0], -1]]), scores)
     assert answers.ids == [[["C30"], ["C05", "C06"]], [["C30"]]]
     assert answers.names == [["gout", "ra"], ["gout"]]
     assert answers.scores == [pytest.approx([0.9, 0.5]), pytest.approx([0.7])]
+
+
+def test_the_commonest_concept_is_the_one_that_training_mentions_mean_most_often(small_kb):
+    def mention(text, *parts):
+        return {"mention": text, "concept_ids": [list(part) for part in parts]}
+
+    train = [
+        mention("MS", ["C04"]),
+        mention("ms", ["C03"]),
+        mention("Ms", ["C03"]),
+        mention("wasting", ["C10"], ["C17"]),
+        mention("wasting", ["C10"], ["C17"]),
+        mention("wasting", ["C10"]),
+        mention("lumps", ["C02"]),
+        mention("lumps", ["C01"]),
+    ]
+    index = NameIndex(small_kb, train)
+    names = [small_kb.find("ms"), *range(small_kb.num_names, len(index.names)), small_kb.find("ra")]
+    answers = index.answers(np.array([names]), np.zeros((1, 4), dtype=np.float32))
+    assert answers.names == [["ms", "wasting", "lumps", "ra"]]
+    assert answers.ids == [[["C03", "C04"], ["C10", "C17"], ["C01", "C02"], ["C05", "C06"]]]
+    # A composite means both; what is meant equally often, the first; what no training mention bears, all.
+    commonest = index.commonest(answers)
+    assert commonest.ids == [[["C03"], ["C10", "C17"], ["C02"], ["C05", "C06"]]]
+    assert (commonest.names, commonest.scores) == (answers.names, answers.scores)
+
+
+def test_the_commonest_concept_of_what_string_lookup_finds_is_told_by_the_mention_itself(small_kb):
+    train = [{"mention": "Ra", "concept_ids": [["C06"]]}]
+    answers = Answers.of_lookup([[["C05", "C06"]], []], ["RA", "unheard of"])
+    assert NameIndex(small_kb, train).commonest(answers).ids == [[["C06"]], []]
 
 
 def test_gold_is_what_linkers_are_scored_against(recipe, small_kb, small_mentions, tokenizer, make_model):
@@ -191,6 +224,9 @@ SYSTEMS = [
     "TF-IDF + training mentions",
     "bi-encoder",
     "bi-encoder + training mentions",
+    "lookup + training mentions, commonest concept",
+    "TF-IDF + training mentions, commonest concept",
+    "bi-encoder + training mentions, commonest concept",
 ]
 
 
@@ -220,7 +256,7 @@ def test_a_run_scores_every_system_on_the_test_split(made):
     assert results["test"]["TF-IDF"]["acc@1"] > 22.6
     assert len(results["test"]["bi-encoder"]["acc@1_ci"]) == 2
     assert len(results["dev"]["bi-encoder"]) == 2
-    assert set(results["seconds"]) == set(SYSTEMS[2:])
+    assert set(results["seconds"]) == set(SYSTEMS[2:6])
     line = json.loads(done.stdout.splitlines()[-1])
     assert list(line) == [*SYSTEMS, "seconds"]
     assert "| bi-encoder |" in (output / "report.md").read_text()
@@ -232,7 +268,7 @@ def test_every_answer_is_kept(made):
     table = pq.read_table(output / "predictions.parquet")
     assert table.column_names == ["system", "mention_id", "ids", "names", "scores"]
     assert table["system"].unique().to_pylist() == SYSTEMS
-    assert len(table) == 6 * 1000
+    assert len(table) == 9 * 1000
     for row in table.slice(4000, 20).to_pylist():
         assert len(row["ids"]) == len(row["names"]) == len(row["scores"]) == 5
         assert row["scores"] == sorted(row["scores"], reverse=True)
@@ -263,7 +299,7 @@ def test_dev_is_scored_where_there_is_no_test_split(tmp_path):
     done = run(tmp_path / "out", **given, test_split="dev")
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(results["test"]) == SYSTEMS[:4]
+    assert list(results["test"]) == [*SYSTEMS[:4], *SYSTEMS[6:8]]
     assert results["test"]["TF-IDF"]["mentions"] == 96
     assert results["counts"]["train"]["read"] + results["counts"]["dev"]["read"] == 96
     assert not (tmp_path / "out" / "bi-encoder").exists()
