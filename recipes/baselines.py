@@ -287,9 +287,10 @@ def main() -> None:
         if done["curve"]:
             curves[system] = done["curve"]
     index = NameIndex(kb, splits["train"])
-    answers |= {
-        name + COMMONEST: index.commonest(own) for name, own in answers.items() if name.endswith(WITH_MENTIONS)
-    }
+    for name in [name for name in answers if name.endswith(WITH_MENTIONS)]:
+        answers[name + COMMONEST] = index.commonest(answers[name])
+        if name in seconds:
+            seconds[name + COMMONEST] = seconds[name]
     rows = {
         name: score(own.ids, references, ks=(1, TOP_K), groups=list(test["document_id"]), bootstrap=args.bootstrap)
         for name, own in answers.items()
