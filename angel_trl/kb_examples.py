@@ -16,8 +16,9 @@ from angel_trl.targets import TargetNames
 class KBExamples(Sequence[PositiveExample]):
     """Mentions of a knowledge base's own names, each with a name of its concept to learn.
 
-    That name is drawn from all names of the concepts that bear the mention's, itself included, but for those that the
-    sentence tells. Names that a model cannot write are neither mentions nor to learn.
+    That name is the one the mention was made from in a share of them, and in the others drawn from all names of the
+    concepts that bear it, itself included, but for those that the sentence tells. Names that a model cannot write are
+    neither mentions nor to learn.
 
     Args:
         targets: names and formatter.
@@ -25,6 +26,10 @@ class KBExamples(Sequence[PositiveExample]):
         seed: decides everything; each example depends on it and its place alone.
         noise: share of mentions with a small change.
         context: share of mentions in a sentence.
+        own_name: share of mentions that learn the name they were made from.
+
+    Raises:
+        ValueError: if a share is not between 0 and 1, or `count` is negative.
 
     Attributes:
         left_out: indices of the names that are no mentions: those a model cannot write, and those too long for its
@@ -32,9 +37,19 @@ class KBExamples(Sequence[PositiveExample]):
     """
 
     def __init__(
-        self, targets: TargetNames, count: int, *, seed: int, noise: float = 0.3, context: float = 0.0
+        self,
+        targets: TargetNames,
+        count: int,
+        *,
+        seed: int,
+        noise: float = 0.3,
+        context: float = 0.0,
+        own_name: float = 0.0,
     ) -> None:
+        if not 0 <= own_name <= 1:
+            raise ValueError(f"own_name is {own_name}; it is a share, between 0 and 1.")
         self.targets = targets
+        self._own_name = own_name
         self._unreachable = frozenset(targets.unreachable)
         # As a mention a name stands in the source between markers and in the prefix, which has half of the window.
         room = targets.formatter.max_tokens
@@ -58,8 +73,11 @@ class KBExamples(Sequence[PositiveExample]):
             return [self[i] for i in range(*place.indices(len(self)))]
         name, made, rng = self.mentions.sentence(place)
         kb = self.targets.kb
-        own = dict.fromkeys(n for c in kb.concepts_of_name(name).tolist() for n in kb.names_of_concept(c).tolist())
-        learnt = rng.choice([n for n in own if n not in made.shown and n not in self._unreachable])
+        if self._own_name and rng.random() < self._own_name:
+            learnt = name
+        else:
+            own = dict.fromkeys(n for c in kb.concepts_of_name(name).tolist() for n in kb.names_of_concept(c).tolist())
+            learnt = rng.choice([n for n in own if n not in made.shown and n not in self._unreachable])
         encoded = self._encode(made.text, made.start, made.end)
         if encoded is None:
             # A change made the mention too long for the window; as it was, it fits.

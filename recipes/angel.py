@@ -136,6 +136,13 @@ class RecipeArguments(PublishArguments):
     kb_context: float = field(
         default=0.0, metadata={"help": "Share of the mentions made from the KB to put in sentences made from it."}
     )
+    kb_own_name: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the mentions made from the KB, but for the mined ones, that learn the name they were made "
+            "from; the others learn any name of its concept."
+        },
+    )
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the test scores."})
     target_precision: float | None = field(
         default=None,

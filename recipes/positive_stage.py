@@ -103,7 +103,7 @@ def check_mentions_from_kb(args: Any) -> None:
     for name in ("kb_mentions_per_mention", "mined_kb_mentions"):
         if (count := getattr(args, name)) < 0:
             raise SystemExit(f"--{name} is {count}; it must not be negative.")
-    for name in ("kb_in_passages", "mined_in_passages", "kb_noise", "kb_context"):
+    for name in ("kb_in_passages", "mined_in_passages", "kb_noise", "kb_context", "kb_own_name"):
         if not 0 <= (share := getattr(args, name)) <= 1:
             raise SystemExit(f"--{name} is {share}; it is a share, between 0 and 1.")
 
@@ -117,7 +117,8 @@ def mentions_from_kb(
 
 
 def _from_kb(args: Any, angel: AngelConfig, targets: TargetNames, count: int, seed: int) -> KBExamples:
-    return KBExamples(targets, count, seed=seed + 10 * angel.seed, noise=args.kb_noise, context=args.kb_context)
+    shares = {"noise": args.kb_noise, "context": args.kb_context, "own_name": args.kb_own_name}
+    return KBExamples(targets, count, seed=seed + 10 * angel.seed, **shares)
 
 
 def _shared(angel: AngelConfig) -> dict[str, Any]:

@@ -67,6 +67,13 @@ class PretrainArguments:
     noise: float = field(default=0.3, metadata={"help": "Share of mentions to misspell in the first stage."})
     mined_noise: float = field(default=0.4, metadata={"help": "Share of mentions to misspell in the rounds and dev."})
     context: float = field(default=0.7, metadata={"help": "Share of mentions in a sentence; others stand alone."})
+    own_name: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the first stage's mentions that learn the name they were made from; the others learn any "
+            "name of its concept."
+        },
+    )
     dev_mentions: int = field(default=1000, metadata={"help": "Mentions by whose accuracy the best round is kept."})
     skip_angel: bool = field(default=False, metadata={"help": "Stop after the first stage."})
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the corpus' scores."})
@@ -81,7 +88,8 @@ def train_positive(args: PretrainArguments, angel: AngelConfig, kb: KnowledgeBas
     model, tokenizer = first_model(args.model, kb.names, angel.seed)
     linker = EntityLinker(model, tokenizer, kb, MentionFormat(args.max_words, args.mention_normalization))
     count = round(args.passes * kb.num_names)
-    examples = KBExamples(linker.targets, count, seed=10 * angel.seed + 1, noise=args.noise, context=args.context)
+    shares = {"noise": args.noise, "context": args.context, "own_name": args.own_name}
+    examples = KBExamples(linker.targets, count, seed=10 * angel.seed + 1, **shares)
     if examples.left_out:
         logger.warning("%d of %d names are no mentions: too long for the model", len(examples.left_out), kb.num_names)
     on_cpu = bool(angel.use_cpu) or not torch.accelerator.is_available()
