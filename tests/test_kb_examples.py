@@ -64,6 +64,21 @@ def test_every_name_of_the_concept_is_learnt_and_none_that_the_sentence_tells(ta
     assert set(learnt[kb.find("diabetes insipidus")]) == {kb.find("diabetes insipidus")}
 
 
+def test_a_share_of_the_mentions_learns_the_names_they_were_made_from(tokenizer, make_model):
+    kb = KnowledgeBase([Concept("D1", ("lung cancer", "cancer of lung", "pulmonary neoplasm"))])
+    targets = TargetNames(kb, MentionFormatter(tokenizer, make_model().config))
+
+    def kept(own_name):
+        examples = KBExamples(targets, 1500, seed=0, noise=0.5, own_name=own_name)
+        return sum(examples[p].names == (examples.mentions.sentence(p)[0],) for p in range(1500)) / 1500
+
+    assert kept(1.0) == 1
+    assert kept(0.0) == pytest.approx(1 / 3, abs=0.05)
+    assert kept(0.5) == pytest.approx(2 / 3, abs=0.05)
+    with pytest.raises(ValueError, match=r"^own_name is 1\.5; it is a share"):
+        KBExamples(targets, 1, seed=0, own_name=1.5)
+
+
 def test_names_too_long_for_the_window_are_left_out_and_none_fails(tokenizer, make_model):
     names = ["gout", "x" * 30, "y" * 60, "z" * 400]
     kb = KnowledgeBase([Concept(str(number), (name,)) for number, name in enumerate(names)])

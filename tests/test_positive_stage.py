@@ -37,6 +37,7 @@ def learnt(small_kb, small_mentions, tokenizer, make_model, tmp_path, monkeypatc
             "positive_names": 2,
             "kb_noise": 0.0,
             "kb_context": 0.0,
+            "kb_own_name": 0.0,
             "kb_in_passages": 0.0,
             "kb_mentions_per_mention": 0.0,
         }

@@ -297,6 +297,7 @@ def test_every_command_of_the_readme_is_run_by_a_test(quickstart):
         ({"kb_in_passages": 1.5}, "^--kb_in_passages is 1.5; it is a share, between 0 and 1"),
         ({"mined_in_passages": -0.1}, "^--mined_in_passages is -0.1; it is a share"),
         ({"kb_noise": 30}, "^--kb_noise is 30; it is a share"),
+        ({"kb_own_name": 2.0}, "^--kb_own_name is 2.0; it is a share"),
         ({"mined_kb_mentions": -1}, "^--mined_kb_mentions is -1; it must not be negative"),
         ({"kb_mentions_per_mention": -1.0}, "^--kb_mentions_per_mention is -1.0; it must not be negative"),
     ],
