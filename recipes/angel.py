@@ -139,7 +139,7 @@ class RecipeArguments(PublishArguments):
     kb_own_name: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the mentions made from the KB, but for the mined ones, that learn the name they were made "
+            "help": "Share of the mentions made from the KB, but for the mined ones, to learn the name they were made "
             "from; the others learn any name of its concept."
         },
     )

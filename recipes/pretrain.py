@@ -70,8 +70,8 @@ class PretrainArguments:
     own_name: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the first stage's mentions that learn the name they were made from; the others learn any "
-            "name of its concept."
+            "help": "Share of the mentions of the first stage that learn the name they were made from; others any "
+            "of its concept."
         },
     )
     dev_mentions: int = field(default=1000, metadata={"help": "Mentions by whose accuracy the best round is kept."})
