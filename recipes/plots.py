@@ -24,9 +24,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Result = Mapping[str, Any]
 
 # Okabe and Ito's colours, told apart with every common colour blindness; hatches, markers and dashes in grey.
+# Markers and colours are not equally many, so that the same two come together only once in 88.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#595959", "#000000")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 _DASHES: tuple[Any, ...] = ("solid", (0, (6, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (1.5, 1.5)))
 
 
@@ -128,6 +129,12 @@ def compute(result: Result) -> Figure:
         raise KeyError("core_seconds")
     figure, axes = _figure()
     joined = {name: [one for one in own if one in known] for name, own in result.get("curves", {}).items()}
+    # A curve of one point that another one has, since the rest is not there yet, would hide it.
+    joined = {
+        label: own
+        for label, own in joined.items()
+        if len(own) > 1 or (own and not any(own[0] in other for name, other in joined.items() if name != label))
+    }
     alone = [name for name in known if not any(name in own for own in joined.values())]
     for number, (label, own) in enumerate((joined | {name: [name] for name in alone}).items()):
         points = sorted((known[name] for name in own), key=lambda one: one["compute"]["core_seconds"])

@@ -366,6 +366,20 @@ def test_curves_of_compute_are_joined_and_other_systems_are_points(recipes, resu
     assert drawn == [([2, 3], [75, 77.04]), ([4], [70])]
 
 
+def test_a_curve_of_which_one_point_of_another_is_there_is_not_drawn_over_it(recipes, result):
+    result["curves"] = {"ours": ["ANGEL", "positive-only"], "longer": ["ANGEL", "not there yet"]}
+    (axes,) = recipes.plots.compute(result).axes
+    assert [container.get_label() for container in axes.containers] == ["ours"]
+
+
+def test_a_dozen_systems_of_compute_are_told_apart(recipes, result):
+    result["systems"] |= {f"system {number}": system(70.0, 1.0, seconds=60 + number) for number in range(12)}
+    (axes,) = recipes.plots.compute(result).axes
+    lines = [container[0] for container in axes.containers]
+    styles = {(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in lines}
+    assert len(styles) == len(lines) > 12
+
+
 def test_what_a_large_model_would_take_is_the_work_of_a_mention_over_a_rate(recipes):
     floor = {"decoder_tokens_per_mention": 50.0, "head_rows_per_mention": 40.0}
     measured = {"source_tokens": 100.0, "floor": floor, "ms_per_mention": {"ours": {"median": 100.0}}}
