@@ -321,7 +321,7 @@ def main() -> None:
     while not args.collect and sum(_make(experiment, run, data, output, seed, result) for run, seed in asked):
         pass
     collect(experiment, output, result)
-    left = [f"{run.name} (seed {seed})" for run, seed in asked if not _is_done(output, run, seed)]
+    left = [_told(output, run, seed) for run, seed in asked if not _is_done(output, run.name, seed)]
     if left:
         logger.warning("not done: %s", ", ".join(left))
 
@@ -333,8 +333,14 @@ def _make(experiment: Experiment, run: Run, data: str, output: Path, seed: int, 
     return made
 
 
-def _is_done(output: Path, run: Run, seed: int) -> bool:
-    return (output / f"seed-{seed}" / run.name / "run.json").exists()
+def _is_done(output: Path, name: str, seed: int) -> bool:
+    return (output / f"seed-{seed}" / name / "run.json").exists()
+
+
+def _told(output: Path, run: Run, seed: int) -> str:
+    """A run that is not done, and the runs that it waits for."""
+    waits = [name for name in dict.fromkeys(run.needs) if not _is_done(output, name, seed)]
+    return f"{run.name} (seed {seed}{', after ' + ', '.join(waits) if waits else ''})"
 
 
 if __name__ == "__main__":

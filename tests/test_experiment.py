@@ -240,7 +240,7 @@ def main(made, monkeypatch, tmp_path):
 def test_only_some_runs_and_seeds_are_made(main, caplog):
     assert main("--only", "pre", "other", "--seed", "1") == {"pre": ["1"], "other": ["1"]}
     assert main("--only", "angel") == {"pre": ["1"], "angel": ["1"], "other": ["1"]}
-    assert "not done: angel (seed 0)" in caplog.text
+    assert "not done: angel (seed 0, after pre)" in caplog.text
 
 
 def test_what_is_done_is_collected_without_making_a_run(main, tmp_path):
