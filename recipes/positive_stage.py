@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from precision import bf16_if_quick
 from reporting import Curve, dev_curve
+from stages import check_shares
 from transformers import PreTrainedModel
 
 from angel_trl import AngelConfig, KnowledgeBase, PositiveConfig, PositiveTrainer, TargetNames
@@ -103,9 +104,7 @@ def check_mentions_from_kb(args: Any) -> None:
     for name in ("kb_mentions_per_mention", "mined_kb_mentions"):
         if (count := getattr(args, name)) < 0:
             raise SystemExit(f"--{name} is {count}; it must not be negative.")
-    for name in ("kb_in_passages", "mined_in_passages", "kb_noise", "kb_context", "kb_own_name"):
-        if not 0 <= (share := getattr(args, name)) <= 1:
-            raise SystemExit(f"--{name} is {share}; it is a share, between 0 and 1.")
+    check_shares(args, ("kb_in_passages", "mined_in_passages", "kb_noise", "kb_context", "kb_own_name"))
 
 
 def mentions_from_kb(

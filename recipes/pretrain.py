@@ -23,7 +23,7 @@ import torch
 from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits
 from precision import bf16_if_quick
 from reporting import Curve, evaluate_systems, last_line, write_report
-from stages import Stages, first_model, parse_settings, train_rounds
+from stages import Stages, check_shares, first_model, parse_settings, train_rounds
 
 from angel_trl import (
     AngelConfig,
@@ -147,6 +147,7 @@ def main() -> None:
             "recipes/pretrain.py publishes nothing. Publish what it saved: "
             'EntityLinker.from_pretrained("OUTPUT_DIR/linker").push_to_hub("user/name").'
         )
+    check_shares(args, ("noise", "mined_noise", "context", "own_name"))
     stages = Stages(angel, args.resume, args.cpu_threads)
     positive, rounds, final = (stages.output / name for name in ("positive", "angel", "linker"))
     try:

@@ -65,6 +65,13 @@ def parse_settings(kinds: tuple[type, ...], argv: list[str], presets: Path) -> A
         raise SystemExit(str(error)) from error
 
 
+def check_shares(settings: Any, names: Iterable[str]) -> None:
+    """Refuse, before anything is read, shares among the settings that are not between 0 and 1."""
+    for name in names:
+        if not 0 <= (share := getattr(settings, name)) <= 1:
+            raise SystemExit(f"--{name} is {share}; it is a share, between 0 and 1.")
+
+
 def first_model(model: str, texts: Iterable[str], seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model to begin with, and its tokenizer.
 

@@ -142,3 +142,13 @@ def test_a_knowledge_base_that_is_not_there_is_said_before_anything_is_done(tmp_
     assert "none.txt" in run.stderr
     assert "Traceback" not in run.stderr.partition("subprocess.CalledProcessError")[0].split("accelerate")[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", ["noise", "mined_noise", "context", "own_name"])
+def test_shares_that_cannot_be_are_refused_before_anything_is_read(monkeypatch, tmp_path, share):
+    import pretrain
+
+    given = ["--kb", tmp_path / "none.txt", "--output_dir", tmp_path / "out", f"--{share}", "1.5"]
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *CONFIG, *map(str, given)])
+    with pytest.raises(SystemExit, match=f"^--{share} is 1.5; it is a share, between 0 and 1"):
+        pretrain.main()
