@@ -37,7 +37,13 @@ from corpus_splits import TEST_SPLIT_HELP, TestSplit  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from inputs import read_inputs  # noqa: E402
 from mining_folds import check_folds, deal_folds, fold_linker, train_folds  # noqa: E402
-from positive_stage import check_mentions_from_kb, mentions_from_kb, train_on_mentions, train_on_names  # noqa: E402
+from positive_stage import (  # noqa: E402
+    check_matrix_rates,
+    check_mentions_from_kb,
+    mentions_from_kb,
+    train_on_mentions,
+    train_on_names,
+)
 from publishing import Publication, PublishArguments, PublishingTrainer  # noqa: E402
 from reporting import Curve, command_to_try, earlier_results, evaluate_systems, last_line, write_report  # noqa: E402
 from stages import Stages, first_model, parse_settings, train_rounds  # noqa: E402
@@ -93,11 +99,18 @@ class RecipeArguments(PublishArguments):
         default=0.0, metadata={"help": "Passes over the names of the knowledge base before the corpus is seen."}
     )
     pretrain_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of these passes."})
+    pretrain_matrix_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Train the weight matrices by Muon in these passes, with this peak learning rate."},
+    )
     pretrain_batch_size: int = field(default=64, metadata={"help": "Names in a batch of these passes."})
     pretrain_bf16: bool = field(default=False, metadata={"help": "Make these passes under bfloat16 autocast."})
     positive_epochs: int = field(default=10, metadata={"help": "Most passes over the training mentions."})
     positive_patience: int = field(default=5, metadata={"help": "Evaluations without gain after which to stop."})
     positive_learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate."})
+    positive_matrix_learning_rate: float | None = field(
+        default=None, metadata={"help": "Train the weight matrices by Muon, with this peak learning rate."}
+    )
     positive_warmup: float = field(default=0.05, metadata={"help": "Share of the steps over which the rate rises."})
     positive_batch_size: int = field(default=16, metadata={"help": "Mentions in a batch."})
     positive_names: int = field(default=3, metadata={"help": "Nearest names of the gold concept to learn (paper: 3)."})
@@ -265,6 +278,7 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
         raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
     check_folds(args)
     check_mentions_from_kb(args)
+    check_matrix_rates(args)
     check_target_precision(args.target_precision)
     if stages.is_main:
         publication.check(rounds, resume=args.resume, skip_angel=args.skip_angel)

@@ -13,15 +13,16 @@ from angel_trl.collator import PositiveExample, positive_examples
 from angel_trl.decoding import search
 from angel_trl.evaluation import evaluate_linking
 from angel_trl.formatting import EncodedMention, MentionFormatter
+from angel_trl.optimizers import MuonAdamW
 from angel_trl.positive import PositiveConfig, PositiveTrainer
 from angel_trl.targets import NearestNames, TargetNames, prepare_mentions
 
 
 @pytest.fixture
 def make_positive(tmp_path, make_model, tokenizer, small_kb, small_mentions):
-    """`make_positive(names=1, with_eval=True, callbacks=None, **settings)`: a trainer on the training mentions."""
+    """`make_positive(names=1, with_eval=True, callbacks=None, muon=None, **settings)`: a trainer on training mentions."""
 
-    def make(model=None, names=1, with_eval=True, callbacks=None, **settings):
+    def make(model=None, names=1, with_eval=True, callbacks=None, muon=None, **settings):
         defaults = {
             "per_device_train_batch_size": 8,
             "learning_rate": 1e-3,
@@ -42,6 +43,7 @@ def make_positive(tmp_path, make_model, tokenizer, small_kb, small_mentions):
             targets,
             prepare_mentions(dev, targets) if with_eval else None,
             callbacks=callbacks,
+            optimizers=(None if muon is None else MuonAdamW(model, matrix_lr=muon, lr=1e-3), None),
         )
 
     return make
@@ -101,6 +103,19 @@ def test_dropout_is_on_in_this_stage(make_positive, make_model):
     trainer.model.train()
     losses = {trainer.compute_loss(trainer.model, batch).item() for _ in range(2)}
     assert len(losses) == 2
+
+
+def test_a_run_by_muon_goes_on_to_the_bits_of_one_that_was_not_stopped(make_positive, tmp_path):
+    whole = make_positive(muon=5e-3, num_train_epochs=2, with_eval=False)
+    whole.train()
+    settings = {"muon": 5e-3, "num_train_epochs": 2, "with_eval": False, "save_strategy": "epoch"}
+    make_positive(**settings).train()
+    first = min(tmp_path.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    resumed = make_positive(**settings)
+    resumed.train(resume_from_checkpoint=str(first))
+    assert resumed.state.global_step == whole.state.global_step > int(first.name.split("-")[1])
+    pairs = zip(whole.model.parameters(), resumed.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_training_fits_its_mentions_and_the_loss_falls(make_positive, make_model):

@@ -21,7 +21,7 @@ def learnt(small_kb, small_mentions, tokenizer, make_model, tmp_path, monkeypatc
     def examples_of(**settings):
         given = []
 
-        def make_trainer(model, config, examples, targets, dev):
+        def make_trainer(model, config, examples, targets, dev, optimizers):
             given.extend(examples)
             raise Stop
 
@@ -29,6 +29,7 @@ def learnt(small_kb, small_mentions, tokenizer, make_model, tmp_path, monkeypatc
         targets = TargetNames(small_kb, MentionFormatter(tokenizer, make_model().config))
         defaults = {
             "positive_learning_rate": 1e-3,
+            "positive_matrix_learning_rate": None,
             "positive_warmup": 0,
             "positive_bf16": False,
             "positive_epochs": 1,

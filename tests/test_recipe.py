@@ -300,6 +300,7 @@ def test_every_command_of_the_readme_is_run_by_a_test(quickstart):
         ({"kb_own_name": 2.0}, "^--kb_own_name is 2.0; it is a share"),
         ({"mined_kb_mentions": -1}, "^--mined_kb_mentions is -1; it must not be negative"),
         ({"kb_mentions_per_mention": -1.0}, "^--kb_mentions_per_mention is -1.0; it must not be negative"),
+        ({"positive_matrix_learning_rate": 0.0}, "^--positive_matrix_learning_rate is 0.0; it must be above 0"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_before_anything_is_read(recipe, tmp_path, setting, message):
@@ -307,3 +308,12 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_read(recipe, tmp_
     config = recipe.AngelConfig(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none")
     with pytest.raises(SystemExit, match=message):
         recipe.main(lambda _: (recipe_arguments, config))
+
+
+@pytest.mark.parametrize("library", ["FSDP", "DEEPSPEED"])
+def test_muon_is_refused_where_matrices_are_shared_out(recipe, tmp_path, monkeypatch, library):
+    monkeypatch.setenv(f"ACCELERATE_USE_{library}", "true")
+    recipe_arguments = recipe.RecipeArguments(corpus="none", kb="none", pretrain_matrix_learning_rate=1e-3)
+    message = f"^--pretrain_matrix_learning_rate is for Muon, which needs whole matrices, and {library} shares them out"
+    with pytest.raises(SystemExit, match=message):
+        recipe.check_matrix_rates(recipe_arguments)
