@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
+from datasets import Dataset
 
 from angel_trl.collator import PositiveExample
 from angel_trl.formatting import EncodedMention
 from angel_trl.kb_mentions import KBMentions
 from angel_trl.targets import TargetNames
+
+_CHARACTERS_A_WORD = 6
 
 
 class KBExamples(Sequence[PositiveExample]):
@@ -27,6 +30,9 @@ class KBExamples(Sequence[PositiveExample]):
         noise: share of mentions with a small change.
         context: share of mentions in a sentence.
         own_name: share of mentions that learn the name they were made from.
+        in_passages: share of mentions in the place of a mention of a corpus, in its passage. A model that reads names
+            only where they stand alone learns to copy from that place, and has to learn it anew for passages.
+        passages: mentions of that corpus, rows with `text`, `start` and `end`.
 
     Raises:
         ValueError: if a share is not between 0 and 1, or `count` is negative.
@@ -45,6 +51,8 @@ class KBExamples(Sequence[PositiveExample]):
         noise: float = 0.3,
         context: float = 0.0,
         own_name: float = 0.0,
+        in_passages: float = 0.0,
+        passages: Sequence[Mapping[str, Any]] | Dataset = (),
     ) -> None:
         if not 0 <= own_name <= 1:
             raise ValueError(f"own_name is {own_name}; it is a share, between 0 and 1.")
@@ -55,14 +63,26 @@ class KBExamples(Sequence[PositiveExample]):
         room = targets.formatter.max_tokens
         too_long = [] if room is None else np.flatnonzero(targets.sequences.lengths > room // 4).tolist()
         self.left_out = {*targets.unreachable, *too_long}
-        self.mentions = KBMentions(targets.kb, count, seed=seed, noise=noise, context=context, exclude=self.left_out)
+        self.mentions = KBMentions(
+            targets.kb,
+            count,
+            seed=seed,
+            noise=noise,
+            context=context,
+            in_passages=in_passages,
+            passages=passages,
+            exclude=self.left_out,
+        )
 
     def __len__(self) -> int:
         return len(self.mentions)
 
     def size(self, place: int) -> int:
-        """Characters of a mention's passage: about how long it is in tokens, told without encoding it."""
-        return len(self.mentions.sentence(place)[1].text)
+        """Characters of a mention and what is kept of its passage: about how long it is, told without encoding it."""
+        made = self.mentions.sentence(place)[1]
+        own = made.end - made.start
+        kept = _CHARACTERS_A_WORD * self.targets.formatter.format.max_words
+        return own + min(len(made.text) - own, kept)
 
     @overload
     def __getitem__(self, place: int) -> PositiveExample: ...

@@ -98,6 +98,10 @@ class RecipeArguments(PublishArguments):
     pretrain_passes: float = field(
         default=0.0, metadata={"help": "Passes over the names of the knowledge base before the corpus is seen."}
     )
+    pretrain_in_passages: float = field(
+        default=0.0,
+        metadata={"help": "Share of these names in passages of the corpus, in the place of a training mention."},
+    )
     pretrain_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of these passes."})
     pretrain_matrix_learning_rate: float | None = field(
         default=None,
@@ -221,7 +225,7 @@ def train_positive(args: RecipeArguments, angel: AngelConfig, kb, corpus, folder
     dev = prepare_mentions(corpus["dev"], targets)
     steps = 0
     if args.pretrain_passes > 0:
-        model, steps = train_on_names(args, angel, model, targets, folder)
+        model, steps = train_on_names(args, angel, model, targets, corpus["train"], folder)
     curve = train_on_mentions(args, angel, model, targets, train, dev, corpus["train"], folder)
     return [(steps + step, value) for step, value in curve]
 

@@ -27,9 +27,9 @@ def names_linker(folder: Path) -> Path:
 
 
 def train_on_names(
-    args: Any, angel: AngelConfig, model: PreTrainedModel, targets: TargetNames, folder: Path
+    args: Any, angel: AngelConfig, model: PreTrainedModel, targets: TargetNames, passages: Dataset, folder: Path
 ) -> tuple[PreTrainedModel, int]:
-    """Pass over the names alone, saving a linker. Returns the model to go on with, and the steps taken."""
+    """Pass over the names, alone or in `passages`, saving a linker. Returns the model to go on with, and the steps."""
     checkpoint = last_checkpoint(folder / "names") if args.resume else None
     if args.resume and last_checkpoint(folder / "mentions"):
         # The weights to go on with are in that one.
@@ -46,7 +46,9 @@ def train_on_names(
         save_steps=500,
         **_shared(angel),
     )
-    examples = _from_kb(args, angel, targets, round(targets.kb.num_names * args.pretrain_passes), 1)
+    count = round(targets.kb.num_names * args.pretrain_passes)
+    placed = {"in_passages": args.pretrain_in_passages, "passages": passages}
+    examples = _from_kb(args, angel, targets, count, 1, **placed)
     optimizers = _optimizers(model, config, args.pretrain_matrix_learning_rate)
     trainer = PositiveTrainer(model, config, examples, targets, optimizers=optimizers)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -108,7 +110,9 @@ def check_mentions_from_kb(args: Any) -> None:
     for name in ("kb_mentions_per_mention", "mined_kb_mentions"):
         if (count := getattr(args, name)) < 0:
             raise SystemExit(f"--{name} is {count}; it must not be negative.")
-    check_shares(args, ("kb_in_passages", "mined_in_passages", "kb_noise", "kb_context", "kb_own_name"))
+    check_shares(
+        args, ("pretrain_in_passages", "kb_in_passages", "mined_in_passages", "kb_noise", "kb_context", "kb_own_name")
+    )
 
 
 def check_matrix_rates(args: Any) -> None:
@@ -135,9 +139,9 @@ def mentions_from_kb(
     return kb_mentions(kb, count, seed=seed + 10 * angel.seed, passages=passages, **shares)
 
 
-def _from_kb(args: Any, angel: AngelConfig, targets: TargetNames, count: int, seed: int) -> KBExamples:
+def _from_kb(args: Any, angel: AngelConfig, targets: TargetNames, count: int, seed: int, **placed: Any) -> KBExamples:
     shares = {"noise": args.kb_noise, "context": args.kb_context, "own_name": args.kb_own_name}
-    return KBExamples(targets, count, seed=seed + 10 * angel.seed, **shares)
+    return KBExamples(targets, count, seed=seed + 10 * angel.seed, **shares, **placed)
 
 
 def _optimizers(

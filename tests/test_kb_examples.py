@@ -130,3 +130,25 @@ def test_training_resumed_within_a_window_ends_with_the_same_weights(make_traine
     assert resumed.state.global_step == whole.state.global_step == 12
     for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_names_are_put_in_passages_and_learnt_as_where_they_stand_alone(targets, small_mentions):
+    passages = small_mentions.filter(lambda row: row["split"] == "train")
+    settings = {"seed": 0, "noise": 0, "own_name": 1.0, "in_passages": 0.5, "passages": passages}
+    examples = KBExamples(targets, 400, **settings)
+    frames = {(row["text"][: row["start"]], row["text"][row["end"] :]) for row in passages}
+    placed = 0
+    for place, row in enumerate(examples.mentions):
+        name = targets.kb.names[examples[place].names[0]]
+        assert row["mention"] == name
+        frame = row["text"][: row["start"]], row["text"][row["end"] :]
+        assert frame in frames or frame == ("", "")
+        placed += frame in frames
+        assert examples[place].mention == targets.formatter.encode([row])[0]
+    assert 160 < placed < 240
+    # What is cut off from a passage makes no batch longer.
+    words = targets.formatter.format.max_words
+    for place in range(50):
+        made = examples.mentions.sentence(place)[1]
+        mention = made.end - made.start
+        assert mention <= examples.size(place) <= mention + 6 * words

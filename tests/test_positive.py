@@ -20,7 +20,7 @@ from angel_trl.targets import NearestNames, TargetNames, prepare_mentions
 
 @pytest.fixture
 def make_positive(tmp_path, make_model, tokenizer, small_kb, small_mentions):
-    """`make_positive(names=1, with_eval=True, callbacks=None, muon=None, **settings)`: a trainer on training mentions."""
+    """`make_positive(names=1, with_eval=True, muon=None, **settings)`: a trainer on the training mentions."""
 
     def make(model=None, names=1, with_eval=True, callbacks=None, muon=None, **settings):
         defaults = {

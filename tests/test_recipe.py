@@ -314,6 +314,8 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_read(recipe, tmp_
 def test_muon_is_refused_where_matrices_are_shared_out(recipe, tmp_path, monkeypatch, library):
     monkeypatch.setenv(f"ACCELERATE_USE_{library}", "true")
     recipe_arguments = recipe.RecipeArguments(corpus="none", kb="none", pretrain_matrix_learning_rate=1e-3)
-    message = f"^--pretrain_matrix_learning_rate is for Muon, which needs whole matrices, and {library} shares them out"
+    message = (
+        f"^--pretrain_matrix_learning_rate is for Muon, which needs whole matrices, and {library} shares them out"
+    )
     with pytest.raises(SystemExit, match=message):
         recipe.check_matrix_rates(recipe_arguments)

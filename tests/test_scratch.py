@@ -42,7 +42,9 @@ def test_the_same_texts_and_seed_give_the_same_model():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("scratch-tiny", 0.395), ("scratch-small", 4.465), ("scratch-quick", 4.465)])
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("scratch-tiny", 0.395), ("scratch-small", 4.465), ("scratch-quick", 4.465)]
+)
 def test_presets_have_the_size_they_say(preset, millions):
     size = SCRATCH_PRESETS[preset]
     model, tokenizer = scratch_model(preset, TEXTS)
@@ -55,5 +57,7 @@ def test_presets_have_the_size_they_say(preset, millions):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="'large' is no scratch preset; choose one of scratch-tiny, scratch-small, scratch-quick"):
+    with pytest.raises(
+        ValueError, match="'large' is no scratch preset; choose one of scratch-tiny, scratch-small, scratch-quick"
+    ):
         scratch_model("large", TEXTS)
