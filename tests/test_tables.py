@@ -235,6 +235,13 @@ def test_the_main_table_has_a_column_an_experiment(recipes, result):
     assert lines[5] == f"| ANGEL - positive-only, points | {both} | {both} |"
 
 
+def test_variants_are_left_out_of_the_main_table_and_are_not_its_best(recipes, result):
+    result["systems"]["own names, ANGEL"] = system(99.0, 0.1)
+    lines = recipes.experiments.main(result).splitlines()
+    assert not any("own names" in line for line in lines)
+    assert any(line.startswith("| ANGEL | **77.0") for line in lines)
+
+
 def test_what_was_run(recipes, result):
     lines = recipes.experiments.runs(result).splitlines()
     assert lines[2] == "| angel | 0, 1 | 2, 2 | 2026-11-24 | 0123456 | 2 cores of A CPU |"
