@@ -1,4 +1,4 @@
-"""Muon for the weight matrices of a model and AdamW for the rest: random weights learn the most by them."""
+"""Muon for the weight matrices of a model and AdamW for the rest, for models that begin with random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Muon takes the momentum of a matrix to its nearest orthogonal one (Jordan et al., 2024), so that every direction is
     learnt at the same pace; its steps are scaled to the size of AdamW's (`match_rms_adamw`: Liu et al., 2025, arXiv
-    2502.16982). The last layer, which scores the vocabulary, counts as an embedding.
+    2502.16982). The last layer, which scores the vocabulary, counts as an embedding. PyTorch's Muon computes in
+    bfloat16 whatever the weights are, which is slow on a CPU without such instructions.
 
     Args:
         model: whose weights are trained: those with `requires_grad`.
@@ -57,7 +58,7 @@ class MuonAdamW(torch.optim.Optimizer):
             matrices, lr=matrix_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         self._adamw = torch.optim.AdamW([group for group in decayed if group["params"]], lr=lr, betas=betas)
-        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], self._adamw.defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

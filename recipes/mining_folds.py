@@ -67,7 +67,7 @@ def fold_linker(
     if args.fold_model is not None:
         start: str | Path = args.fold_model
     elif (args.skip_positive or args.pretrain_passes > 0) and (names / "angel.json").exists():
-        # It depends on the knowledge base alone.
+        # It has seen no label of the corpus; its passages only where --pretrain_in_passages puts names in them.
         start = names
     elif args.skip_positive:
         logger.warning(

@@ -86,6 +86,17 @@ def test_its_state_goes_on_to_the_same_bits(model):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+def test_weights_that_are_added_are_adamws(model):
+    optimizer = MuonAdamW(model, **RATES, betas=(0.9, 0.95))
+    alone, added = (torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+    optimizer.add_param_group({"params": [added], "lr": 0.1})
+    adamw = torch.optim.AdamW([alone], lr=0.1, betas=(0.9, 0.95))
+    alone.grad, added.grad = torch.ones(2, 2), torch.ones(2, 2)
+    optimizer.step()
+    adamw.step()
+    assert torch.equal(alone, added)
+
+
 def test_weights_that_are_frozen_stay_as_they_are(model):
     model.model.encoder.requires_grad_(False)
     trained = {n for group in names_of(model, MuonAdamW(model, **RATES)) for n in group}
