@@ -268,6 +268,9 @@ def test_a_preset_brings_its_settings_and_the_command_line_wins(recipe):
     assert scratch.max_words == 64
     assert scratch.positive_learning_rate > 1e-4
     assert both.positive_epochs == 3
+    quick, _ = recipe.parse_arguments(["--config", config, "--model", "scratch-quick", "--use_cpu", "true"])
+    assert (quick.max_words, quick.pretrain_in_passages, quick.pretrain_matrix_learning_rate) == (8, 1.0, 4e-3)
+    assert paper.pretrain_matrix_learning_rate is None
 
 
 def test_every_command_of_the_readme_is_run_by_a_test(quickstart):
