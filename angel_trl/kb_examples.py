@@ -13,6 +13,7 @@ from angel_trl.formatting import EncodedMention
 from angel_trl.kb_mentions import KBMentions
 from angel_trl.targets import TargetNames
 
+# About, in English: passages are cut by words, and only batches of similar length depend on it.
 _CHARACTERS_A_WORD = 6
 
 

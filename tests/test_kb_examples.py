@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 
-from angel_trl.formatting import MentionFormatter
+from angel_trl.formatting import MentionFormat, MentionFormatter
 from angel_trl.kb import Concept, KnowledgeBase
 from angel_trl.kb_examples import KBExamples
 from angel_trl.positive import PositiveConfig, PositiveTrainer
@@ -146,9 +146,15 @@ def test_names_are_put_in_passages_and_learnt_as_where_they_stand_alone(targets,
         placed += frame in frames
         assert examples[place].mention == targets.formatter.encode([row])[0]
     assert 160 < placed < 240
-    # What is cut off from a passage makes no batch longer.
-    words = targets.formatter.format.max_words
-    for place in range(50):
-        made = examples.mentions.sentence(place)[1]
-        mention = made.end - made.start
-        assert mention <= examples.size(place) <= mention + 6 * words
+
+
+def test_what_is_cut_off_from_a_passage_makes_no_example_longer(small_kb, tokenizer, make_model):
+    formatter = MentionFormatter(tokenizer, make_model().config, MentionFormat(max_words=4))
+    short, long = ({"text": f"{left}gout", "start": len(left), "end": len(left) + 4} for left in ("of ", "of " * 90))
+    settings = {"seed": 0, "noise": 0, "in_passages": 1.0}
+    sizes = {}
+    for name, row in (("short", short), ("long", long)):
+        examples = KBExamples(TargetNames(small_kb, formatter), 20, passages=[row], **settings)
+        own = [made.end - made.start for made in (examples.mentions.sentence(place)[1] for place in range(20))]
+        sizes[name] = [examples.size(place) - mention for place, mention in enumerate(own)]
+    assert sizes == {"short": [3] * 20, "long": [24] * 20}
