@@ -46,6 +46,7 @@ _MODULE_OF = {
     "synthetic_corpus": "synthetic",
     "synthetic_knowledge_base": "synthetic",
     "validate_mentions": "mentions",
+    "with_mention_names": "mention_names",
 }
 
 __all__ = [*_MODULE_OF, "__version__"]  # noqa: PLE0604 (strings all the same)
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from angel_trl.linked import Candidate as Candidate
     from angel_trl.linked import Linked as Linked
     from angel_trl.linker import EntityLinker as EntityLinker
+    from angel_trl.mention_names import with_mention_names as with_mention_names
     from angel_trl.mentions import MENTION_FEATURES as MENTION_FEATURES
     from angel_trl.mentions import validate_mentions as validate_mentions
     from angel_trl.metrics import paired_difference as paired_difference

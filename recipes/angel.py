@@ -55,7 +55,9 @@ from angel_trl import (  # noqa: E402
     HeldOut,
     KnowledgeBase,
     MentionFormat,
+    with_mention_names,
 )
+from angel_trl.abbreviations import expand  # noqa: E402
 from angel_trl.scratch import SCRATCH_PRESETS  # noqa: E402
 from angel_trl.targets import prepare_mentions  # noqa: E402
 
@@ -89,6 +91,10 @@ class RecipeArguments(PublishArguments):
     mention_normalization: str = field(default="genbioel", metadata={"help": "Rule applied to mentions."})
     abbreviations: str = field(
         default="keep", metadata={"help": "ab3p writes out in mentions the abbreviations that their texts define."}
+    )
+    mention_names: bool = field(
+        default=False,
+        metadata={"help": "Training mentions are further names of the concepts that they mean most often."},
     )
     skip_positive: bool = field(
         default=False,
@@ -199,6 +205,14 @@ def load_data(args: RecipeArguments) -> tuple[KnowledgeBase, DatasetDict, dict]:
     return kb, corpus, report
 
 
+def kb_of_linker(args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict) -> KnowledgeBase:
+    """The linker's knowledge base: if asked for, with training mentions as names, spelled as it sees them."""
+    if not args.mention_names:
+        return kb
+    train = corpus["train"]
+    return with_mention_names(kb, expand(train) if args.abbreviations == "ab3p" else train)
+
+
 def model_to_train(args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict, seed: int):
     """The model to start from and its tokenizer; a preset's tokenizer is trained on names and passages."""
     texts = []
@@ -287,6 +301,9 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
     if stages.is_main:
         publication.check(rounds, resume=args.resume, skip_angel=args.skip_angel)
     kb, corpus, data = load_data(args)
+    own = kb_of_linker(args, kb, corpus)
+    if args.mention_names:
+        data["kb with mention names"] = own.statistics()
     fold_of = deal_folds(args, corpus, angel.seed)
     replaced = [] if args.skip_positive else [positive]
     replaced += [] if args.skip_angel else [*([folds] if fold_of else []), rounds, final]
@@ -294,16 +311,16 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
     curves: dict[str, Curve] = {}
     linkers: dict[str, Path] = {}
     if not args.skip_positive:
-        run = partial(train_positive, args, angel, kb, corpus, positive)
+        run = partial(train_positive, args, angel, own, corpus, positive)
         curves["positive-only"] = stages.run(positive, positive, run)
     if (positive / "angel.json").exists():
         linkers["positive-only"] = positive
     if not args.skip_angel:
         held_out = None
         if fold_of and not stages.is_done(rounds, final):
-            start = partial(fold_linker, args, kb, positive, partial(first_linker, args, kb, corpus, angel.seed))
+            start = partial(fold_linker, args, own, positive, partial(first_linker, args, own, corpus, angel.seed))
             held_out = train_folds(args, angel, corpus, fold_of, start, stages, folds)
-        run = partial(train_angel, args, angel, kb, corpus, positive, rounds, final, publication, held_out)
+        run = partial(train_angel, args, angel, own, corpus, positive, rounds, final, publication, held_out)
         before = curves["positive-only"][-1][0] if "positive-only" in curves else 0
         curve = stages.run(rounds, final, run)
         curves["ANGEL"] = [(before + step, value) for step, value in curve]

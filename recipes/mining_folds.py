@@ -28,6 +28,11 @@ def check_folds(args: Any) -> None:
     """
     if args.mine_folds < 0 or args.mine_folds == 1:
         raise SystemExit(f"--mine_folds {args.mine_folds}: give 2 or more, or 0 to mine with the trained model alone.")
+    if args.mine_folds and args.mention_names:
+        raise SystemExit(
+            "--mine_folds mines mentions with models that do not know their labels, but with --mention_names the "
+            "knowledge base has each training mention as a name of its concept: leave one of the two out."
+        )
     if args.fold_model is None:
         return
     if not args.mine_folds:

@@ -1,13 +1,12 @@
 """The names that baselines answer with, and whose they are: those of the knowledge base, and training mentions."""
 
-from collections import Counter
-
 import numpy as np
 from numpy.typing import NDArray
 from predictions import Answers
 from reporting import Rows
 
 from angel_trl import KnowledgeBase
+from angel_trl.mention_names import meanings
 from angel_trl.normalization import normalize
 
 
@@ -24,18 +23,8 @@ class NameIndex:
 
     def __init__(self, kb: KnowledgeBase, mentions: Rows = ()) -> None:
         self._kb = kb
-        self.names = list(kb.names)
-        # By name, how often training mentions mean which concepts by it; a composite means several at once.
-        self._meant: dict[str, Counter[frozenset[int]]] = {}
-        for row in mentions:
-            key = normalize(row["mention"], kb.normalization)
-            gold = frozenset(c for part in row["concept_ids"] for i in part for c in kb.resolve(i))
-            # As in StringLookup, mentions such as "+" and "-", which normalise to nothing, are no names.
-            if not key or not gold:
-                continue
-            if key not in self._meant and kb.find(key) is None:
-                self.names.append(key)
-            self._meant.setdefault(key, Counter())[gold] += 1
+        self._meant = meanings(kb, mentions)
+        self.names = [*kb.names, *(name for name in self._meant if kb.find(name) is None)]
 
     def ids(self, name: int) -> list[str]:
         """Ids of the concepts that bear a name, in the order of the knowledge base."""

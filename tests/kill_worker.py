@@ -6,6 +6,7 @@ The fork server of `test_kill.py` imports this module, so that all its processes
 import functools
 import gc
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 # The last two are imported when first used, which would be in every process anew.
 import matplotlib.pyplot  # noqa: F401
+import pytest
 import sklearn.feature_extraction.text  # noqa: F401
 import torch
 from datasets import DatasetDict, load_from_disk
@@ -66,6 +68,21 @@ RECIPE = {
     "bootstrap": 20,
     "disable_tqdm": "true",
 }
+
+
+def run_small_quickstart(output, *flags, **settings):
+    """The recipe of both stages in this process, with part of the quickstart's data."""
+    given = {"output_dir": output, **settings}
+    arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["angel.py", *arguments, *flags])
+        patch.setattr(inputs, "synthetic_corpus", lambda seed: small_quickstart())
+        level = logging.root.level
+        logging.root.setLevel(logging.ERROR)
+        try:
+            recipe.main()
+        finally:
+            logging.root.setLevel(level)  # as an attribute it would not reach what loggers remember of it
 
 
 @functools.cache

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import logging
-import sys
 from types import SimpleNamespace
 
 import kill_worker
@@ -11,7 +9,7 @@ import mining_folds
 import positive_stage
 import pyarrow.parquet as pq
 import pytest
-from kill_worker import inputs, recipe, small_quickstart
+from kill_worker import small_quickstart
 from safetensors.torch import load_file
 
 from angel_trl import EntityLinker, search
@@ -28,17 +26,7 @@ def run():
     """`run(output, *flags, **settings)`: the recipe in this process, with part of the quickstart's data."""
 
     def run(output, *flags, **settings):
-        given = {"output_dir": output, **SETTINGS, **settings}
-        arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["angel.py", *arguments, *flags])
-            patch.setattr(inputs, "synthetic_corpus", lambda seed: small_quickstart())
-            level = logging.root.level
-            logging.root.setLevel(logging.ERROR)
-            try:
-                recipe.main()
-            finally:
-                logging.root.setLevel(level)  # as an attribute it would not reach what loggers remember of it
+        kill_worker.run_small_quickstart(output, *flags, **{**SETTINGS, **settings})
 
     return run
 
@@ -155,6 +143,7 @@ def test_models_of_other_folds_are_not_gone_on_with(whole, run, tmp_path):
         ({"mine_folds": -2}, "--mine_folds -2: give 2 or more"),
         ({"mine_folds": 0, "fold_model": "x"}, "--fold_model is what the models of --mine_folds start from"),
         ({"fold_model": "/no/such/linker"}, "--fold_model: "),
+        ({"mention_names": True}, "with --mention_names the knowledge base has each training mention as a name"),
         ({"mine_folds": 1000}, "documents cannot be dealt into 1000 folds"),
     ],
 )
