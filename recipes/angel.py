@@ -94,7 +94,10 @@ class RecipeArguments(PublishArguments):
     )
     mention_names: bool = field(
         default=False,
-        metadata={"help": "Training mentions are further names of the concepts that they mean most often."},
+        metadata={
+            "help": "Training mentions are further names of the concepts that they mean most often; the knowledge "
+            "base that is saved and published with the linker holds them."
+        },
     )
     skip_positive: bool = field(
         default=False,
