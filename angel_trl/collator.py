@@ -136,8 +136,3 @@ def positive_examples(mentions: MentionSet, names: Sequence[Sequence[int]]) -> l
         for mention, given in zip(mentions.encoded, names, strict=True)
         if mention is not None and len(given)
     ]
-
-
-def first_or_none(names: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The first name of each, -1 where there is none; int64."""
-    return np.array([given[0] if len(given) else -1 for given in names], dtype=np.int64)

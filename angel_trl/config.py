@@ -73,6 +73,7 @@ _OF_MINING = (
     "mine_top_k",
     "max_pairs_per_mention",
     "absent_gold",
+    "mine_own_name",
     "reference",
     "within_types",
     "seed",
@@ -95,6 +96,8 @@ class AngelConfig(DPOConfig):
         max_pairs_per_mention: most pairs a mention gives in a round.
         absent_gold: what to do when gold is not among the candidates: "nearest" pairs the gold name spelled most like
             the mention with the wrong names, "skip" makes no pair (what the published code does).
+        mine_own_name: whether the name that a mention spells out is a candidate like others (in the paper it is).
+            False leaves it out if it is a gold one, so that the mention is mined as one whose string is no name.
         reference: the model whose log-probabilities preferences are measured against: "round" is that of the round's
             start, whose come free with mining (the paper's); "initial" that of the first round's start, which scores
             each pair once.
@@ -121,6 +124,10 @@ class AngelConfig(DPOConfig):
             "help": "When gold is not among the candidates: pair the nearest gold name, or skip the mention.",
             "choices": list(ABSENT_RULES),
         },
+    )
+    mine_own_name: bool = field(
+        default=True,
+        metadata={"help": "Whether the gold name that a mention spells out is a candidate when mining, or left out."},
     )
     reference: str = field(
         default="round",

@@ -27,7 +27,7 @@ from angel_trl.decoding import Candidates, score_names, search
 from angel_trl.formatting import EncodedMention
 from angel_trl.held_out import HeldOut
 from angel_trl.pairs import Pairs, make_pairs
-from angel_trl.targets import MentionSet, TargetNames
+from angel_trl.targets import MentionSet, NearestNames, TargetNames
 
 # Mentions and for each the token sequences of names -> for each the log-probabilities of its names.
 Scorer = Callable[[Sequence[EncodedMention], Sequence[Sequence[Sequence[int]]]], Sequence[NDArray[np.float32]]]
@@ -73,6 +73,30 @@ def round_rows(mentions: int, size: int, round: int, seed: int) -> NDArray[np.in
     return np.concatenate(parts)
 
 
+def nearest_gold(targets: TargetNames, mentions: MentionSet, *, own_name: bool = True) -> NDArray[np.int64]:
+    """The gold name spelled most like each mention, int64 `[mentions]`, -1 where there is none.
+
+    Args:
+        targets: the names.
+        mentions: the mentions.
+        own_name: whether it may be the name that the mention spells out.
+    """
+    nearest = NearestNames(targets.kb, exclude=targets.unreachable)
+    # Of two one is another.
+    found = nearest.nearest(mentions.mentions, mentions.gold, 1 if own_name else 2)
+    if not own_name:
+        own = _own_names(targets, mentions).tolist()
+        found = [[name for name in names if name != other] for names, other in zip(found, own, strict=True)]
+    return np.array([names[0] if names else -1 for names in found], dtype=np.int64)
+
+
+def _own_names(targets: TargetNames, mentions: MentionSet) -> NDArray[np.int64]:
+    """The gold name that each mention spells out, int64 `[mentions]`, -1 where there is none."""
+    names = [targets.kb.find(mention) for mention in mentions.mentions]
+    own = np.array([-1 if name is None else name for name in names], dtype=np.int64)
+    return np.where(mentions.is_gold(own[:, None], targets.kb)[:, 0], own, -1)
+
+
 def mine(
     model: PreTrainedModel,
     targets: TargetNames,
@@ -93,7 +117,7 @@ def mine(
         model: the model of the round's start.
         targets: the names.
         mentions: the training set.
-        nearest_gold: int64, for each training mention the gold name spelled most like it, -1 for none.
+        nearest_gold: of the training set, as the function of that name gives it.
         args: settings of mining; `args.seed` and `args.mentions_per_round` decide which mentions are mined.
         round: 0 for the first.
         reference: log-probabilities of names by another reference than `model`, as `score_names` gives them.
@@ -106,7 +130,10 @@ def mine(
     rows = round_rows(len(mentions), args.round_size(len(mentions)), round, args.seed)
     share = mentions.subset(rows[process::processes])
     searched_by = np.full(len(share), -1) if held_out is None else held_out.places(share.ids)
-    found = _search(model, targets, share, args, held_out, searched_by, progress)
+    own = None if args.mine_own_name else _own_names(targets, share)
+    found = _search(model, targets, share, args, held_out, searched_by, progress, args.mine_top_k + (own is not None))
+    if own is not None:
+        found = _without(found, own)
     is_gold = share.is_gold(found.names, targets.kb)
     pairs = make_pairs(
         found.names,
@@ -144,9 +171,10 @@ def _search(
     held_out: HeldOut | None,
     searched_by: NDArray[np.int64],
     progress: str | None,
+    top_k: int,
 ) -> Candidates:
     """Search each mention with the held-out model at its place in `searched_by`, with `model` where that is -1."""
-    found = Candidates.empty(len(mentions), args.mine_top_k)
+    found = Candidates.empty(len(mentions), top_k)
     for place in np.unique(searched_by).tolist():
         rows = np.flatnonzero(searched_by == place)
         part = mentions.subset(rows)
@@ -157,13 +185,26 @@ def _search(
                 targets.trie,
                 part.encoded,
                 num_beams=args.num_beams,
-                top_k=args.mine_top_k,
+                top_k=top_k,
                 batch_size=args.mining_batch_size,
                 restrictions=targets.within_types(part.types) if args.within_types else None,
                 progress=progress if place < 0 or progress is None else f"{progress}, held-out model {place + 1}",
             )
         found.put(rows, of_part)
     return found
+
+
+def _without(found: Candidates, names: NDArray[np.int64]) -> Candidates:
+    """One candidate fewer for each mention: without the name, int64 `[mentions]`, or the last if it is not there."""
+    left_out = (found.names == names[:, None]) & (found.names >= 0)
+    left_out[:, -1] |= ~left_out.any(axis=1)
+    rows, kept = len(names), ~left_out
+    return Candidates(
+        names=found.names[kept].reshape(rows, -1),
+        log_probs=found.log_probs[kept].reshape(rows, -1),
+        lengths=found.lengths[kept].reshape(rows, -1),
+        exact=found.exact,
+    )
 
 
 def _reference_log_probs(

@@ -30,7 +30,7 @@ from trl import DPOTrainer
 
 from angel_trl.architectures import has_logits_bias, load_model, turn_off_dropout
 from angel_trl.callbacks import PairMiningCallback, RoundPublishingCallback
-from angel_trl.collator import PairCollator, RoundDataset, first_or_none
+from angel_trl.collator import PairCollator, RoundDataset
 from angel_trl.config import AngelConfig
 from angel_trl.decoding import score_names
 from angel_trl.formatting import MentionFormat, MentionFormatter
@@ -38,13 +38,13 @@ from angel_trl.held_out import HeldOut
 from angel_trl.kb import KnowledgeBase
 from angel_trl.mention_batches import add_mention_batches
 from angel_trl.mentions import validate_mentions
-from angel_trl.mining import RoundPairs, Scorer, mine
+from angel_trl.mining import RoundPairs, Scorer, mine, nearest_gold
 from angel_trl.model_card import Stated
 from angel_trl.preference_head import RowHead
 from angel_trl.publishing import Destination, Outcome, publish_run
 from angel_trl.round_publishing import RoundPublisher
 from angel_trl.searching_trainer import SearchingTrainer
-from angel_trl.targets import MentionSet, NearestNames, TargetNames, prepare_mentions
+from angel_trl.targets import MentionSet, TargetNames, prepare_mentions
 from angel_trl.whole_model import WholeModel, base_model, without_adapters
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,7 @@ class AngelTrainer(SearchingTrainer, DPOTrainer):
             held_out.check(train_dataset["id"], self.targets, model)
         self.mentions: MentionSet = prepare_mentions(train_dataset, self.targets, for_training=True)
         self.eval_mentions: MentionSet = prepare_mentions(eval_dataset, self.targets)
-        nearest = NearestNames(kb, exclude=self.targets.unreachable)
-        self.nearest_gold = first_or_none(nearest.nearest(self.mentions.mentions, self.mentions.gold, 1))
+        self.nearest_gold = nearest_gold(self.targets, self.mentions, own_name=args.mine_own_name)
         sharded = args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
         super().__init__(
             model=model,

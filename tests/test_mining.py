@@ -109,6 +109,62 @@ def test_without_pairs_the_margin_is_zero(make_trainer, small_mentions):
     assert (len(mined.pairs), mined.metrics["margin"]) == (0, 0.0)
 
 
+def test_own_names_are_left_out_of_candidates_and_chosen_names(make_trainer, small_kb):
+    settings = {"mentions_per_round": 1.0, "max_pairs_per_mention": 9, "mine_top_k": 20, "num_beams": 40}
+    trainer = make_trainer(mine_own_name=False, **settings)
+    mined = mine_round(trainer)
+    encoded = [trainer.mentions.encoded[row] for row in mined.rows]
+    found = search(trainer.model, trainer.targets.trie, encoded, num_beams=trainer.args.num_beams, top_k=21)
+    expected, left_out, others, first = [], 0, 0, 0
+    for place, row in enumerate(mined.rows.tolist()):
+        gold = set(trainer.mentions.gold[row])
+        own = small_kb.find(trainer.mentions.mentions[row])
+        if own is not None and not gold & set(small_kb.concepts_of_name(own).tolist()):
+            own = None
+            others += 1
+        listed = [
+            (name, log_prob)
+            for name, log_prob in zip(found.names[place].tolist(), found.log_probs[place].tolist(), strict=True)
+            if name != own
+        ][:20]
+        left_out += own in found.names[place]
+        right = [bool(gold & set(small_kb.concepts_of_name(name).tolist())) for name, _ in listed]
+        first += right[0]
+        nearest = trainer.nearest_gold[row]
+        if own is not None:
+            assert nearest != own
+        if right[0]:
+            wrong = [i for i in range(20) if not right[i]][:1]
+        else:
+            wrong = [i for i in range(20) if not any(right[: i + 1])][:9]
+        chosen = listed[right.index(True)][0] if any(right) else nearest
+        expected += [(place, chosen, *listed[i]) for i in wrong if chosen >= 0]
+    pairs = mined.pairs
+    got = list(zip(pairs.mention.tolist(), pairs.chosen.tolist(), pairs.rejected.tolist(), strict=True))
+    assert got == [row[:3] for row in expected]
+    np.testing.assert_allclose(mined.rejected_log_probs, [row[3] for row in expected], atol=1e-5)
+    assert mined.metrics["gold_first"] == pytest.approx(100 * first / len(mined.rows))
+    assert left_out, "some own names were among the candidates"
+    # With them these are chosen.
+    assert mine_round(make_trainer(**settings)).pairs.chosen.tolist() != pairs.chosen.tolist()
+
+
+def test_the_nearest_gold_name_is_another_than_the_own_one(make_trainer, small_kb):
+    plain, without = (make_trainer(mine_own_name=own) for own in (True, False))
+    seen = set()
+    for row, (mention, gold) in enumerate(zip(plain.mentions.mentions, plain.mentions.gold, strict=True)):
+        right = {name for concept in gold for name in small_kb.names_of_concept(concept).tolist()}
+        own = small_kb.find(mention)
+        if own in right:
+            assert plain.nearest_gold[row] == own
+            assert without.nearest_gold[row] in (right - {own} or {-1})
+            seen.add("alone" if right == {own} else "several")
+        else:
+            assert without.nearest_gold[row] == plain.nearest_gold[row]
+            seen.add("none")
+    assert seen == {"alone", "several", "none"}
+
+
 def test_what_is_mined_does_not_depend_on_the_batch_size(make_trainer):
     one, all_at_once = (mine_round(make_trainer(mining_batch_size=size)) for size in (1, 64))
     np.testing.assert_array_equal(one.pairs.chosen, all_at_once.pairs.chosen)
