@@ -26,7 +26,10 @@ COMPARED = ("acc@1", "acc@1_strict", "acc@5", "mrr")
 RESAMPLES = 10_000
 STAGES = {"positive-only": "positive", "ANGEL": "angel"}
 """Folder of the stage that makes a system."""
-_MODEL = re.compile(r"\$\{runs\}/([^/]+)/(positive|linker)$")
+NAMES_LINKER = "positive/names/linker"
+"""What the positive-only stage makes of the names alone."""
+_SYSTEM_IN = {NAMES_LINKER: NAMES_LINKER, "positive": "positive-only", "linker": "ANGEL"}
+_MODEL = re.compile(rf"\$\{{runs\}}/([^/]+)/({'|'.join(_SYSTEM_IN)})$")
 # What a slice keeps of its scores.
 _OF_SLICE = ("mentions", "acc@1", "acc@1_ci", "acc@1_strict", "acc@5", "mrr")
 
@@ -139,7 +142,7 @@ def _parts(
     start = _MODEL.match(str(runs[name].settings.get("model", ""))) if system in STAGES else None
     if start is None:
         return parts
-    before = _parts(runs, records, start[1], "positive-only" if start[2] == "positive" else "ANGEL", seed)
+    before = _parts(runs, records, start[1], _SYSTEM_IN[start[2]], seed)
     return None if before is None else before + parts
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from analysis import STAGES, Records, compute, difference, rounded, system_scores
+from analysis import NAMES_LINKER, STAGES, Records, compute, difference, rounded, system_scores
 from changes import write_examples
 from outcomes import Outcome, Place, TestedMentions, read_outcomes, write_outcomes
 from predictions import MENTIONS, PREDICTIONS, AnsweredMentions, Answers, read_mentions, read_predictions
@@ -184,19 +184,22 @@ def of_run(folder: Path) -> dict[str, Any]:
 
     Returns:
         `run.json`; of `results.json` the scores (`test`, `dev`, `difference`, `counts`); as `dev` also its dev curves;
-        `seconds_by_system`, what it took until a system was there.
+        `seconds_by_system`, what it took until a system was there, or what was made of the names alone.
     """
     results = json.loads((folder / "results.json").read_text())
     kept = {key: results[key] for key in ("test", "dev", "difference", "counts") if key in results}
     seconds = {system: taken["seconds"] for system, taken in results.get("seconds", {}).items()}
     curves = {}
     for system, stage in STAGES.items():
-        until = seconds_until(folder, stage)
+        until = seconds_until(folder, f"{stage}/curve.json")
         if until is not None:
             seconds[system] = until
         if (folder / stage / "curve.json").exists():
             curve = json.loads((folder / stage / "curve.json").read_text())
             curves |= {system: curve} if curve else {}
+    until = seconds_until(folder, f"{NAMES_LINKER}/angel.json")
+    if until is not None:
+        seconds[NAMES_LINKER] = until
     record = json.loads((folder / "run.json").read_text()) | ({"dev": curves} if curves else {}) | kept
     return record | ({"seconds_by_system": rounded(seconds)} if seconds else {})
 
@@ -230,12 +233,12 @@ def _any_mentions(experiment: "Experiment", output: Path) -> Path:
     raise ValueError(f"{output}: there are predictions, but no run has a {MENTIONS}, which has the gold labels.")
 
 
-def seconds_until(folder: Path, stage: str) -> float | None:
-    """Seconds that a run was at work until a stage of it was done, by the time of its curve; None if not known."""
-    attempts, curve = folder / "attempts.json", folder / stage / "curve.json"
-    if not attempts.exists() or not curve.exists():
+def seconds_until(folder: Path, file: str) -> float | None:
+    """Seconds that a run was at work until it wrote a file, by the time of that; None if not known."""
+    attempts, written = folder / "attempts.json", folder / file
+    if not attempts.exists() or not written.exists():
         return None
-    until = curve.stat().st_mtime
+    until = written.stat().st_mtime
     return sum(max(0.0, min(one["end"], until) - one["begin"]) for one in json.loads(attempts.read_text()))
 
 

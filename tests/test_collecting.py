@@ -186,6 +186,17 @@ def test_compute_is_counted_until_the_stage_was_done_with_what_it_started_from(r
     assert of("control", "ANGEL") == {"seconds": 200, "core_seconds": 400}
     assert compute_of(experiment, output, "lookups", "lookup", [1]) is None
 
+    # One that starts from what was made of the names.
+    experiment.runs[2].settings["model"] = "${runs}/angel/positive/names/linker"
+    assert experiment.runs[2].name == "control"
+    assert of("control", "ANGEL") is None
+    for seed in (0, 1):
+        linker = output / f"seed-{seed}" / "angel" / "positive" / "names" / "linker"
+        linker.mkdir(parents=True)
+        (linker / "angel.json").write_text("{}")
+        os.utime(linker / "angel.json", (5010, 5010))
+    assert of("control", "ANGEL") == {"seconds": 150, "core_seconds": 300}
+
 
 def test_compute_of_a_baseline_is_what_its_results_say(runs):
     output, experiment = runs
