@@ -67,6 +67,39 @@ def system_scores(tested: TestedMentions, by_seed: Mapping[int, Outcome]) -> dic
     }
 
 
+def by_wording(
+    tested: TestedMentions, lookup: Outcome, systems: Mapping[str, Mapping[int, Outcome]]
+) -> dict[str, Any]:
+    """Acc@1 by whether training has a mention's concept, and whether the mention spells out one of its names.
+
+    Args:
+        tested: the test mentions.
+        lookup: of string lookup in the knowledge base: it is right where a mention spells out a name of its concept.
+        systems: name of a system to outcomes by seed.
+
+    Returns:
+        `mentions`, how many are of each kind; `systems`, by name `seeds` and `acc@1`, by kind the mean over seeds.
+    """
+    spelled = lookup.rank == 0
+    kinds = {
+        f"{slice}, {wording}": tested.slices[slice] & members
+        for slice in ("seen concept", "unseen concept")
+        for wording, members in (("name", spelled), ("other wording", ~spelled))
+    }
+    kinds = {kind: members for kind, members in kinds.items() if members.any()}
+
+    def right(by_seed: Mapping[int, Outcome], members: NDArray[np.bool_]) -> float:
+        return 100 * float(np.mean([(one.rank[members] == 0).mean() for one in by_seed.values()]))
+
+    return {
+        "mentions": {kind: int(members.sum()) for kind, members in kinds.items()},
+        "systems": {
+            name: {"seeds": list(own), "acc@1": {kind: right(own, members) for kind, members in kinds.items()}}
+            for name, own in systems.items()
+        },
+    }
+
+
 def difference(
     tested: TestedMentions, after: Mapping[int, Outcome], before: Mapping[int, Outcome], resamples: int = RESAMPLES
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from analysis import NAMES_LINKER, STAGES, Records, compute, difference, rounded, system_scores
+from analysis import NAMES_LINKER, STAGES, Records, by_wording, compute, difference, rounded, system_scores
 from changes import write_examples
 from outcomes import Outcome, Place, TestedMentions, read_outcomes, write_outcomes
 from predictions import MENTIONS, PREDICTIONS, AnsweredMentions, Answers, read_mentions, read_predictions
@@ -103,7 +103,7 @@ def _sizes(tested: TestedMentions) -> dict[str, int]:
 def _compared(
     experiment: "Experiment", runs: Records, tested: TestedMentions, outcomes: Mapping[Place, Outcome]
 ) -> dict[str, Any]:
-    """`systems` and `differences` of what has outcomes, and the experiment's `curves`."""
+    """`systems`, `wording` and `differences` of what has outcomes, and the experiment's `curves`."""
     by_seed = {
         name: {seed: outcomes[run, system, seed] for seed in experiment.seeds if (run, system, seed) in outcomes}
         for name, (run, system) in experiment.systems.items()
@@ -117,6 +117,9 @@ def _compared(
     }
     if experiment.curves:
         found["curves"] = experiment.curves
+    lookup = next(iter(by_seed.get(experiment.wording or "", {}).values()), None)
+    if lookup is not None:
+        found["wording"] = rounded(by_wording(tested, lookup, {name: own for name, own in by_seed.items() if own}))
     found["differences"] = []
     for name, against in experiment.differences:
         seeds = [seed for seed in by_seed[name] if seed in by_seed[against]]

@@ -9,7 +9,8 @@ An experiment is a YAML file: `title`, `seeds`, and `runs`, each with a `name`, 
 seed, so that a run can start from the model of an earlier one. With `uses: NAME`, the runs of that other experiment
 that this one's need are its own too, in the other's folder. `systems` gives what is in the table its name, as
 `run/system`; `differences` lists pairs of these, the first to be compared with the second (see `analysis.py`), and
-`curves` those of growing compute, to be joined in a picture (`plots.py`).
+`curves` those of growing compute, to be joined in a picture (`plots.py`), and `wording` the system that finds the
+mentions that spell out a name of their concept.
 
 Runs that are done are not done again, and one that was interrupted goes on where it was: give the same command until
 it is through. It may be given several times at once, to use several cores: each process takes runs that no other is
@@ -94,6 +95,8 @@ class Experiment:
         systems: name in the table to `(run, system in its results)`.
         differences: pairs of names of `systems`: the first compared with the second.
         curves: name to names of `systems`, of growing compute, to be joined in a picture.
+        wording: the system, string lookup in the knowledge base, that tells mentions that spell out a name of their
+            concept from those that are worded otherwise.
         folder: name of the folder of its runs.
     """
 
@@ -104,6 +107,7 @@ class Experiment:
     systems: dict[str, tuple[str, str]] = field(default_factory=dict)
     differences: list[tuple[str, str]] = field(default_factory=list)
     curves: dict[str, list[str]] = field(default_factory=dict)
+    wording: str | None = None
     folder: str = ""
 
 
@@ -157,7 +161,10 @@ def read_experiment(path: Path) -> Experiment:
     for name, own in curves.items():
         if not set(own) <= set(systems):
             raise ValueError(f"{path}: the curve {name!r} is of {own}, which are not all among {list(systems)}")
-    return Experiment(path.stem, title, seeds, runs, systems, differences, curves, folder)
+    wording = given.get("wording")
+    if wording is not None and wording not in systems:
+        raise ValueError(f"{path}: wording is {wording!r}, which is not among the systems {list(systems)}")
+    return Experiment(path.stem, title, seeds, runs, systems, differences, curves, wording, folder)
 
 
 def _needed(runs: list[Run], by: list[Run], systems: set[str]) -> list[Run]:

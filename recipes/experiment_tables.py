@@ -82,6 +82,19 @@ def slices(result: Result) -> str:
     return table(["Acc@1", *shown], rows, numbers=True)
 
 
+def wording(result: Result) -> str:
+    """Acc@1 of all systems whose answers are known, by how a mention is worded, and how many mentions each has."""
+    found = result["wording"]
+    kinds, systems = found["mentions"], found["systems"]
+    best = {kind: _best({name: one["acc@1"][kind] for name, one in systems.items()}) for kind in kinds}
+    rows = [["mentions", "", *(f"{count:,}" for count in kinds.values())]]
+    for name, one in systems.items():
+        cells = {kind: f"{one['acc@1'][kind]:.1f}" for kind in kinds}
+        scores = [bold(text) if name in best[kind] else text for kind, text in cells.items()]
+        rows.append([name, str(len(one["seeds"])), *scores])
+    return table(["Acc@1", "seeds", *kinds], rows, numbers=True)
+
+
 def slice_differences(result: Result) -> str:
     """Differences in Acc@1 by slice, with intervals: those of the system of the first difference asked for."""
     system = result["differences"][0]["system"]

@@ -27,6 +27,7 @@ TABLES: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "scores": (experiments.scores, ()),
     "differences": (experiments.differences, ()),
     "slices": (experiments.slices, ()),
+    "wording": (experiments.wording, ()),
     "slice differences": (experiments.slice_differences, ()),
     "changes": (experiments.changes, ()),
     "calibration": (experiments.calibration, ()),
