@@ -84,6 +84,21 @@ def test_deviation_is_between_seeds_and_that_of_one_is_not_known():
     assert recipes.analysis.system_scores(tested, {0: after[0]})["sd"]["acc@1"] is None
 
 
+def test_kinds_of_wording_are_told_by_string_lookup():
+    tested, before, after = toy()
+    seen = np.array([True, True, True, False])
+    tested = dataclasses.replace(tested, slices=tested.slices | {"seen concept": seen, "unseen concept": ~seen})
+    lookup = outcomes_of(gold_of(DOCUMENTS, "AAAA"), {0: answers(*"ABBB")})[0]
+    found = recipes.analysis.by_wording(tested, lookup, {"before": before, "after": {1: after[1]}})
+    kinds = ("seen concept, name", "seen concept, other wording", "unseen concept, other wording")
+    assert found["mentions"] == dict(zip(kinds, (1, 2, 1), strict=True))
+    # ABAB and BBAA; ABBB.
+    assert found["systems"] == {
+        "before": {"seeds": [0, 1], "acc@1": dict(zip(kinds, (50, 50, 50), strict=True))},
+        "after": {"seeds": [1], "acc@1": dict(zip(kinds, (100, 0, 0), strict=True))},
+    }
+
+
 def test_a_difference_is_averaged_over_seeds():
     tested, before, after = toy()
     found = recipes.analysis.difference(tested, after, before, resamples=50)

@@ -1,9 +1,12 @@
 """Experiments' own files: what is there of runs in folders, and of those that were made elsewhere."""
 
+import dataclasses
 import json
 import os
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from run_world import DOCUMENTS, answers, gold_of, make_run, recipes, told, toy_runs
 
@@ -28,6 +31,22 @@ def test_what_is_done_is_collected(runs):
     assert found["mentions"]["all"] == 4
     assert (found["mentions"]["documents"], found["mentions"]["seen string"]) == (3, 2)
     assert json.loads((output / "toy.json").read_text()) == found
+
+
+def test_scores_by_wording_are_collected_if_the_experiment_says_what_tells_it(runs):
+    output, experiment = runs
+    assert "wording" not in recipes.collecting.collect(experiment, output, output / "toy.json")
+    for seed in (0, 1):
+        path = output / f"seed-{seed}" / "angel" / "mentions.parquet"
+        table = pq.read_table(path)
+        slices = pa.array([["seen concept"]] * len(table), table.schema.field("slices").type)
+        pq.write_table(table.set_column(table.schema.names.index("slices"), "slices", slices), path)
+    experiment = dataclasses.replace(experiment, wording="lookup")
+    found = recipes.collecting.collect(experiment, output, output / "toy.json")["wording"]
+    # Lookup is right on two of the four.
+    assert found["mentions"] == {"seen concept, name": 2, "seen concept, other wording": 2}
+    assert found["systems"]["lookup"]["acc@1"] == {"seen concept, name": 100, "seen concept, other wording": 0}
+    assert found["systems"]["ANGEL"]["seeds"] == [0, 1]
 
 
 def test_collecting_writes_examples_beside_the_runs_and_none_into_the_result(runs):

@@ -100,6 +100,7 @@ ONE = "title: x\nseeds: [0]\nruns: [{name: a, recipe: angel}]\n"
         (ONE + "systems: {ANGEL: a}", "system 'ANGEL' is 'a'; give run/system"),
         (ONE + "systems: {x: a/ANGEL}\ndifferences: [[x, y]]", "difference .'x', 'y'. must be two of the systems"),
         (ONE + "systems: {x: a/ANGEL}\ncurves: {all: [x, y]}", "the curve 'all' is of .'x', 'y'., which are not all"),
+        (ONE + "systems: {x: a/ANGEL}\nwording: y", "wording is 'y', which is not among the systems .'x'."),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused_by_name(experiment, tmp_path, content, message):

@@ -197,6 +197,22 @@ def test_differences_by_seed(recipes, result):
     assert recipes.experiments.differences(earlier).splitlines()[2].startswith("| ANGEL - positive-only † | +2.0")
 
 
+def test_scores_by_wording(recipes, result):
+    kinds = ("seen concept, name", "unseen concept, other wording")
+    scores = {"lookup": ([0], (100.0, 0.0)), "ANGEL": ([0, 1], (100.0, 36.04))}
+    systems = {
+        name: {"seeds": seeds, "acc@1": dict(zip(kinds, own, strict=True))} for name, (seeds, own) in scores.items()
+    }
+    result["wording"] = {"mentions": dict(zip(kinds, (1200, 90), strict=True)), "systems": systems}
+    assert recipes.experiments.wording(result).splitlines() == [
+        "| Acc@1 | seeds | seen concept, name | unseen concept, other wording |",
+        "|---|---:|---:|---:|",
+        "| mentions | | 1,200 | 90 |",
+        "| lookup | 1 | **100.0** | 0.0 |",
+        "| ANGEL | 2 | **100.0** | **36.0** |",
+    ]
+
+
 def test_slices_without_mentions_are_left_out(recipes, result):
     lines = recipes.experiments.slices(result).splitlines()
     assert "no label" not in lines[0]
