@@ -150,8 +150,8 @@ class PairMiningCallback(TrainerCallback):
             trainer.log({"round": float(round), **{f"mined/{key}": value for key, value in mined.metrics.items()}})
         if not len(mined.pairs):
             logger.warning(
-                "Round %d has no pairs: the model puts gold first and knows no other name, or absent_gold='skip' "
-                "leaves nothing. Its steps change nothing.",
+                "Round %d has no pairs: the model puts gold first and knows no other name, absent_gold='skip' leaves "
+                "nothing, or mine_own_name=False leaves concepts without a name. Its steps change nothing.",
                 round,
             )
         trainer.train_dataset.fill(mined, trainer.targets, trainer.mentions)

@@ -97,7 +97,8 @@ class AngelConfig(DPOConfig):
         absent_gold: what to do when gold is not among the candidates: "nearest" pairs the gold name spelled most like
             the mention with the wrong names, "skip" makes no pair (what the published code does).
         mine_own_name: whether the name that a mention spells out is a candidate like others (in the paper it is).
-            False leaves it out if it is a gold one, so that the mention is mined as one whose string is no name.
+            False leaves it out if it is a gold one, so that the mention is mined as one whose string is no name; where
+            its concepts have no other it makes no pair.
         reference: the model whose log-probabilities preferences are measured against: "round" is that of the round's
             start, whose come free with mining (the paper's); "initial" that of the first round's start, which scores
             each pair once.

@@ -39,14 +39,23 @@ def meanings(kb: KnowledgeBase, mentions: Iterable[Mapping[str, Any]]) -> dict[s
 def with_mention_names(kb: KnowledgeBase, mentions: Iterable[Mapping[str, Any]]) -> KnowledgeBase:
     """A knowledge base in which mentions are names of the concepts that they mean most often, and of no others.
 
-    Of what a string means equally often, it stands for what its first mention means. A concept that would have no
-    other name keeps one that mentions use for another concept. Concepts, their order and their ids stay as they are.
+    Of what a string means equally often, it stands for what its first mention means. A name that mentions use for
+    other concepts is taken from its own, a preferred name too; a concept that would be left without any name keeps
+    all of its own. Concepts, their order and their ids stay as they are.
 
     Args:
         kb: the knowledge base; not changed.
         mentions: labelled, rows with `mention` and `concept_ids`, such as those of a training split. A linker that
             writes abbreviations out needs them written out (`angel_trl.formatting.MentionFormatter.prepare`).
+
+    Raises:
+        ValueError: if homonyms have been changed in the knowledge base: what a mention says of them would be lost.
     """
+    if kb.homonym_policy != "keep":
+        raise ValueError(
+            f"The knowledge base was made with homonyms={kb.homonym_policy!r}, but mentions are to decide whose a "
+            "name is: give it with homonyms='keep' (kb.with_homonyms('keep'))."
+        )
     added: defaultdict[int, list[str]] = defaultdict(list)
     taken: defaultdict[int, set[str]] = defaultdict(set)
     for name, meant in meanings(kb, mentions).items():
@@ -60,6 +69,8 @@ def with_mention_names(kb: KnowledgeBase, mentions: Iterable[Mapping[str, Any]])
     concepts = list(kb.concepts)
     for index in added.keys() | taken.keys():
         old = concepts[index]
-        kept = tuple(name for name in old.names if normalize(name, kb.normalization) not in taken[index])
-        concepts[index] = dataclasses.replace(old, names=(*kept, *added[index]) or old.names)
-    return KnowledgeBase(concepts, normalization=kb.normalization, homonyms=kb.homonym_policy, source=kb.source)
+        kept = [name for name in old.names if normalize(name, kb.normalization) not in taken[index]]
+        named = added[index] or any(normalize(name, kb.normalization) for name in kept)
+        concepts[index] = dataclasses.replace(old, names=(*kept, *added[index]) if named else old.names)
+    source = "; ".join(filter(None, (kb.source, "labelled mentions are further names")))
+    return KnowledgeBase(concepts, normalization=kb.normalization, source=source)

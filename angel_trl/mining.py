@@ -46,8 +46,9 @@ class RoundPairs:
         rejected_log_probs: float32 `[pairs]`, likewise of the rejected name.
         metrics: counts, shares (percent) and speed of the mining, and the mean margin: the reference's log-probability
             of the chosen name less that of the rejected one. Where gold was is told of the names that were found,
-            whoever searched; `held_out` is the share of mentions that held-out models searched, if there are any, and
-            `held_out_gold_first` the share of these on which they put gold first.
+            whoever searched, but for the one that a mention spells out if that is left out; `held_out` is the share
+            of mentions that held-out models searched, if there are any, and `held_out_gold_first` the share of these
+            on which they put gold first.
     """
 
     round: int
@@ -198,11 +199,11 @@ def _without(found: Candidates, names: NDArray[np.int64]) -> Candidates:
     """One candidate fewer for each mention: without the name, int64 `[mentions]`, or the last if it is not there."""
     left_out = (found.names == names[:, None]) & (found.names >= 0)
     left_out[:, -1] |= ~left_out.any(axis=1)
-    rows, kept = len(names), ~left_out
+    kept, shape = ~left_out, (len(names), found.names.shape[1] - 1)
     return Candidates(
-        names=found.names[kept].reshape(rows, -1),
-        log_probs=found.log_probs[kept].reshape(rows, -1),
-        lengths=found.lengths[kept].reshape(rows, -1),
+        names=found.names[kept].reshape(shape),
+        log_probs=found.log_probs[kept].reshape(shape),
+        lengths=found.lengths[kept].reshape(shape),
         exact=found.exact,
     )
 

@@ -172,7 +172,7 @@ def _parts(
     if taken is None:
         return None
     parts = [(taken, _threads(runs[name]))]
-    start = _MODEL.match(str(runs[name].settings.get("model", ""))) if system in STAGES else None
+    start = _MODEL.match(str(runs[name].settings.get("model", ""))) if system in _SYSTEM_IN.values() else None
     if start is None:
         return parts
     before = _parts(runs, records, start[1], _SYSTEM_IN[start[2]], seed)

@@ -58,6 +58,7 @@ from angel_trl import (  # noqa: E402
     with_mention_names,
 )
 from angel_trl.abbreviations import expand  # noqa: E402
+from angel_trl.model_files import json_object  # noqa: E402
 from angel_trl.scratch import SCRATCH_PRESETS  # noqa: E402
 from angel_trl.targets import prepare_mentions  # noqa: E402
 
@@ -95,8 +96,8 @@ class RecipeArguments(PublishArguments):
     mention_names: bool = field(
         default=False,
         metadata={
-            "help": "Training mentions are further names of the concepts that they mean most often; the knowledge "
-            "base that is saved and published with the linker holds them."
+            "help": "Training mentions are names of the concepts that they mean most often, and of no others; the "
+            "knowledge base that is saved and published with the linker holds them."
         },
     )
     skip_positive: bool = field(
@@ -213,7 +214,21 @@ def kb_of_linker(args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict) 
     if not args.mention_names:
         return kb
     train = corpus["train"]
-    return with_mention_names(kb, expand(train) if args.abbreviations == "ab3p" else train)
+    try:
+        return with_mention_names(kb, expand(train) if args.abbreviations == "ab3p" else train)
+    except ValueError as error:
+        raise SystemExit(f"--mention_names: {error}") from error
+
+
+def check_knowledge_base(linkers: Iterable[Path], own: KnowledgeBase) -> None:
+    """See that linkers of an earlier run that this one goes on with, or is scored beside, have its knowledge base."""
+    for folder in linkers:
+        settings = folder / "angel.json"
+        if settings.exists() and json_object(settings).get("kb_fingerprint") != own.fingerprint:
+            raise SystemExit(
+                f"The linker in {folder} was made for another knowledge base, or with another --mention_names: give "
+                "another --output_dir."
+            )
 
 
 def model_to_train(args: RecipeArguments, kb: KnowledgeBase, corpus: DatasetDict, seed: int):
@@ -228,7 +243,14 @@ def first_linker(args: RecipeArguments, kb, corpus, seed: int, folders: Iterable
     """The linker in the first of the folders that has one, else the model to start from in the format of `args`."""
     linkers = [folder for folder in folders if (folder / "angel.json").exists()]
     if linkers:
-        return EntityLinker.from_pretrained(linkers[0], kb=kb, device="cpu")
+        linker = EntityLinker.from_pretrained(linkers[0], kb=kb, device="cpu")
+        if args.mention_names and linker.targets.formatter.format.abbreviations != args.abbreviations:
+            known = linker.targets.formatter.format.abbreviations
+            raise SystemExit(
+                f"The linker in {linkers[0]} was made with --abbreviations {known}: give that, too, with "
+                "--mention_names, so that mentions are names as it sees them."
+            )
+        return linker
     model, tokenizer = model_to_train(args, kb, corpus, seed)
     mention_format = MentionFormat(args.max_words, args.mention_normalization, args.abbreviations)
     return EntityLinker(model, tokenizer, kb, mention_format)
@@ -291,6 +313,7 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
     argv = sys.argv[1:]
     args, angel = parse(argv)
     of_the_run = {"model": args.model, "corpus": args.corpus, "kb": args.kb, "mine_folds": args.mine_folds}
+    of_the_run["mention_names"] = args.mention_names
     publication = Publication(args, angel, argv=argv, **of_the_run)
     stages = Stages(angel, args.resume, args.cpu_threads)
     output = stages.output
@@ -311,6 +334,7 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
     replaced = [] if args.skip_positive else [positive]
     replaced += [] if args.skip_angel else [*([folds] if fold_of else []), rounds, final]
     stages.clear(replaced)
+    check_knowledge_base((positive, final), own)
     curves: dict[str, Curve] = {}
     linkers: dict[str, Path] = {}
     if not args.skip_positive:

@@ -72,6 +72,7 @@ class Publication:
         kb: likewise.
         argv: the command line, without the script.
         mine_folds: held-out models that mine, 0 for none.
+        mention_names: whether training mentions are names of the knowledge base.
 
     Attributes:
         card: what is stated of the run.
@@ -91,6 +92,7 @@ class Publication:
         kb: str | None,
         argv: Sequence[str],
         mine_folds: int = 0,
+        mention_names: bool = False,
     ) -> None:
         if told.hub_private is not None:
             if angel.hub_private_repo not in (None, told.hub_private):
@@ -102,6 +104,8 @@ class Publication:
         self._launch = (*LAUNCH, told.script)
         if mine_folds:
             self._mining["held_out_models"] = mine_folds
+        if mention_names:
+            self._mining["mention_names"] = True
         datasets = [of for of in [hub_id(corpus)] if of]
         self.card: dict[str, Any] = {
             "license": told.license,
