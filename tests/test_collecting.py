@@ -215,6 +215,18 @@ def test_compute_is_counted_until_the_stage_was_done_with_what_it_started_from(r
         (linker / "angel.json").write_text("{}")
         os.utime(linker / "angel.json", (5010, 5010))
     assert of("control", "ANGEL") == {"seconds": 150, "core_seconds": 300}
+    # Which began with another's names: 110 more.
+    experiment.runs.append(recipes.experiment.Run("last", "angel", dict(experiment.runs[2].settings)))
+    experiment.runs[2].settings["model"] = "${runs}/angel/positive/names/linker"
+    experiment.runs[3].settings["model"] = "${runs}/control/positive/names/linker"
+    for seed in (0, 1):
+        last, control = (output / f"seed-{seed}" / name for name in ("last", "control"))
+        shutil.copytree(control, last)
+        linker = control / "positive" / "names" / "linker"
+        linker.mkdir(parents=True)
+        (linker / "angel.json").write_text("{}")
+        os.utime(linker / "angel.json", (9020, 9020))
+    assert of("last", "ANGEL") == {"seconds": 110 + 20 + 40, "core_seconds": 340}
 
 
 def test_compute_of_a_baseline_is_what_its_results_say(runs):

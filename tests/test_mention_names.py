@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import kill_worker
 import pyarrow.parquet as pq
@@ -77,16 +78,28 @@ def test_a_concept_keeps_its_only_name():
     assert kb.ids_of_name(kb.find("one name")) == ("B",)
 
 
-@pytest.mark.parametrize("policy", ["keep", "drop"])
-def test_rules_for_names_stay(policy):
-    kb = KnowledgeBase([Concept("A", ("Alpha",)), Concept("B", ("Beta",))], normalization="lower", homonyms=policy)
+def test_a_concept_is_not_left_with_a_name_of_nothing():
+    kb = KnowledgeBase([Concept("A", ("One-Name", "+")), Concept("B", ("other",))])
+    kb = with_mention_names(kb, [mention("one name", ["B"])])
+    assert kb.concepts[0].names == ("One-Name", "+")
+    assert kb.ids_of_name(kb.find("one name")) == ("A", "B")
+
+
+def test_the_rule_for_names_stays_and_the_source_says_what_was_done():
+    kb = KnowledgeBase([Concept("A", ("Alpha",)), Concept("B", ("Beta",))], normalization="lower", source="here")
     kb = with_mention_names(kb, [mention("ALPHA-like", ["A"])])
-    assert (kb.normalization, kb.homonym_policy) == ("lower", policy)
     assert names(kb, "A") == ["alpha", "alpha-like"]
+    assert kb.source == "here; labelled mentions are further names"
+
+
+@pytest.mark.parametrize("policy", ["drop", "disambiguate"])
+def test_a_knowledge_base_whose_homonyms_were_changed_is_refused(small_kb, policy):
+    with pytest.raises(ValueError, match=f"homonyms='{policy}', but .*with_homonyms"):
+        with_mention_names(small_kb.with_homonyms(policy), [mention("MS", ["C03"])])
 
 
 words = st.sampled_from(["a", "b", "c", "A-b", "a b", "+", "d"])
-concepts = st.lists(st.lists(words.filter(lambda w: w != "+"), min_size=1, max_size=4), min_size=1, max_size=4)
+concepts = st.lists(st.lists(words, min_size=1, max_size=4), min_size=1, max_size=4)
 labelled = st.lists(st.tuples(words, st.lists(st.integers(0, 5), max_size=2)), max_size=12)
 
 
@@ -101,16 +114,49 @@ def test_every_name_is_whose_it_should_be(own, rows):
         if normalize(text) and known:
             said.setdefault(normalize(text), []).append(known)
     wanted = {}
-    for name in {normalize(n) for n in sum(own, [])} | set(said):
+    for name in ({normalize(n) for n in sum(own, [])} | set(said)) - {""}:
         if name in said:
             wanted[name] = max(said[name], key=said[name].count)
         else:
             wanted[name] = {i for i, n in enumerate(own) if name in map(normalize, n)}
     for i, n in enumerate(own):
         if not any(i in bearers for bearers in wanted.values()):
-            for name in n:
-                wanted[normalize(name)] = wanted[normalize(name)] | {i}
+            for name in filter(None, map(normalize, n)):
+                wanted[name] = wanted[name] | {i}
     assert {n: set(made.concepts_of_name(made.find(n)).tolist()) for n in made.names} == wanted
+
+
+def test_linkers_of_another_knowledge_base_are_not_gone_on_with(tmp_path):
+    settings = {**kill_worker.RECIPE, "positive_epochs": 1, "num_rounds": 1, "kb_mentions_per_mention": 0}
+    kill_worker.run_small_quickstart(tmp_path, "--skip_angel", **settings)
+    for flag in ("--skip_positive", "--resume"):
+        with pytest.raises(
+            SystemExit, match="positive was made for another knowledge base, or with another --mention"
+        ):
+            kill_worker.run_small_quickstart(tmp_path, flag, mention_names=True, **settings)
+    # A linker that sees mentions otherwise than they would be names.
+    args, _ = kill_worker.recipe.parse_arguments(["--mention_names", "--abbreviations", "ab3p"])
+    kb, corpus = kill_worker.small_quickstart()
+    with pytest.raises(SystemExit, match="was made with --abbreviations keep: give that"):
+        kill_worker.recipe.first_linker(args, kb, corpus, 0, [tmp_path / "positive"])
+    homonyms = kb.with_homonyms("drop")
+    with pytest.raises(SystemExit, match="--mention_names: .*homonyms='drop'"):
+        kill_worker.recipe.kb_of_linker(SimpleNamespace(mention_names=True, abbreviations="keep"), homonyms, corpus)
+
+
+def test_mentions_are_names_as_the_linker_sees_them():
+    pytest.importorskip("pyab3p")
+    kb = KnowledgeBase([Concept("A", ("wilson disease",)), Concept("B", ("gout",))])
+    text = "We studied Wilson disease (WD). WD is rare."
+    rows = [{"text": text, "start": 32, "end": 34, "mention": "WD", "concept_ids": [["B"]]}]
+    made = {
+        rule: kill_worker.recipe.kb_of_linker(
+            SimpleNamespace(mention_names=True, abbreviations=rule), kb, {"train": rows}
+        )
+        for rule in ("keep", "ab3p")
+    }
+    assert names(made["keep"], "B") == ["gout", "wd"]
+    assert names(made["ab3p"], "B") == ["gout", "wilson disease"]
 
 
 def test_the_recipe_trains_tests_and_saves_with_these_names(tmp_path):

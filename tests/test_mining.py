@@ -13,6 +13,7 @@ from angel_trl.evaluation import evaluate_linking
 from angel_trl.kb import KnowledgeBase
 from angel_trl.mining import RoundPairs, from_parquet, mine, round_rows, to_dataset
 from angel_trl.pairs import Pairs
+from angel_trl.targets import NearestNames
 from angel_trl.trainer import AngelTrainer
 
 
@@ -109,8 +110,19 @@ def test_without_pairs_the_margin_is_zero(make_trainer, small_mentions):
     assert (len(mined.pairs), mined.metrics["margin"]) == (0, 0.0)
 
 
-def test_own_names_are_left_out_of_candidates_and_chosen_names(make_trainer, small_kb):
+@pytest.fixture
+def relabelled(small_mentions):
+    """The training mentions; one that spells out a name of C02 is labelled with C05 instead."""
+
+    def relabel(row):
+        return row | ({"concept_ids": [["C05"]]} if row["mention"] == "COLD" else {})
+
+    return small_mentions.filter(lambda row: row["split"] == "train").map(relabel)
+
+
+def test_own_names_are_left_out_of_candidates_and_chosen_names(make_trainer, small_kb, relabelled):
     settings = {"mentions_per_round": 1.0, "max_pairs_per_mention": 9, "mine_top_k": 20, "num_beams": 40}
+    settings["train"] = relabelled
     trainer = make_trainer(mine_own_name=False, **settings)
     mined = mine_round(trainer)
     encoded = [trainer.mentions.encoded[row] for row in mined.rows]
@@ -145,22 +157,24 @@ def test_own_names_are_left_out_of_candidates_and_chosen_names(make_trainer, sma
     np.testing.assert_allclose(mined.rejected_log_probs, [row[3] for row in expected], atol=1e-5)
     assert mined.metrics["gold_first"] == pytest.approx(100 * first / len(mined.rows))
     assert left_out, "some own names were among the candidates"
+    assert others == 1, "a wrong name that a mention spells out stays"
     # With them these are chosen.
     assert mine_round(make_trainer(**settings)).pairs.chosen.tolist() != pairs.chosen.tolist()
 
 
-def test_the_nearest_gold_name_is_another_than_the_own_one(make_trainer, small_kb):
-    plain, without = (make_trainer(mine_own_name=own) for own in (True, False))
+def test_the_nearest_gold_name_is_another_than_the_own_one(make_trainer, small_kb, relabelled):
+    plain, without = (make_trainer(mine_own_name=own, train=relabelled) for own in (True, False))
+    ordered = NearestNames(small_kb).nearest(plain.mentions.mentions, plain.mentions.gold, 99)
     seen = set()
     for row, (mention, gold) in enumerate(zip(plain.mentions.mentions, plain.mentions.gold, strict=True)):
         right = {name for concept in gold for name in small_kb.names_of_concept(concept).tolist()}
         own = small_kb.find(mention)
         if own in right:
             assert plain.nearest_gold[row] == own
-            assert without.nearest_gold[row] in (right - {own} or {-1})
+            assert without.nearest_gold[row] == [*(name for name in ordered[row] if name != own), -1][0]
             seen.add("alone" if right == {own} else "several")
         else:
-            assert without.nearest_gold[row] == plain.nearest_gold[row]
+            assert without.nearest_gold[row] == plain.nearest_gold[row] == ordered[row][0]
             seen.add("none")
     assert seen == {"alone", "several", "none"}
 
@@ -263,11 +277,14 @@ def test_dev_mentions_are_linked_within_types_too(make_typed):
     assert metrics[free]["eval_mrr"] != metrics[within]["eval_mrr"]
 
 
+@pytest.mark.parametrize("own_name", [True, False], ids=["", "without own names"])
 @pytest.mark.parametrize("within_types", [False, True], ids=["", "within types"])
 @pytest.mark.parametrize("processes", [2, 3, 20])
-def test_shares_of_processes_merge_to_what_one_process_mines(make_typed, monkeypatch, processes, within_types):
+def test_shares_of_processes_merge_to_what_one_process_mines(
+    make_typed, monkeypatch, processes, within_types, own_name
+):
     """Each share is mined in turn and handed over as gathering would; of 20 processes some have no mention."""
-    trainer = make_typed(within_types=within_types)
+    trainer = make_typed(within_types=within_types, mine_own_name=own_name)
     alone = mine_round(trainer)
     shares = []
     monkeypatch.setattr("angel_trl.mining.gather_object", lambda share: shares.extend(share) or shares)
