@@ -10,7 +10,9 @@ from angel_trl.confusions import KINDS
 
 Result = Mapping[str, Any]
 # Variants that the page of results explains, and that would make the README's table too long.
-_ONLY_IN_RESULTS = ("own names, ", "quick, ANGEL, ")
+_ONLY_IN_RESULTS = ("own names, ", "quick, ANGEL, ", "pre-trained, ")
+_BEFORE = ("positive-only", "positive-only, continued (control)", "continued (control)")
+"""What ANGEL is compared with, behind the name of a recipe."""
 _HEADERS = {"acc@1": "Acc@1", "acc@1_strict": "Acc@1 strict", "acc@5": "Acc@5", "mrr": "MRR"}
 
 
@@ -134,7 +136,7 @@ def calibration(result: Result) -> str:
 
 
 def main(*results: Result) -> str:
-    """Acc@1 of the systems of several experiments, a column each; below them the first difference asked for.
+    """Acc@1 of the systems of several experiments, a column each; below them what each ANGEL gains.
 
     A system that was run with fewer seeds than others of its column says so.
     """
@@ -150,9 +152,14 @@ def main(*results: Result) -> str:
                 column[name] += f" ({_seeds(len(one['seeds']))})"
         columns.append(column)
     rows = [[name, *(column.get(name, "") for column in columns)] for name in systems]
-    first = [result["differences"][0] for result in results]
-    names = {f"{one['system']} - {one['against']}, points" for one in first}
-    rows.append([", ".join(sorted(names)), *(" / ".join(gain(one[key]) for key in keys) for one in first)])
+    gains = [{(one["system"], one["against"]): one for one in result["differences"]} for result in results]
+    for name in systems:
+        recipe = name.removesuffix("ANGEL")
+        for against in (f"{recipe}{stage}" for stage in _BEFORE if name != recipe):
+            found = [own.get((name, against)) for own in gains]
+            if any(found):
+                cells = ["" if one is None else " / ".join(gain(one[key]) for key in keys) for one in found]
+                rows.append([f"{name} - {against}, points", *cells])
     header = [f"{result['title'].split(';')[0]} ({_seeds(most)})" for result, most in zip(results, seeds, strict=True)]
     return table(["Acc@1, any-id / strict, mean ± deviation between seeds", *header], rows)
 

@@ -248,7 +248,25 @@ def test_the_main_table_has_a_column_an_experiment(recipes, result):
     assert lines[2] == "| lookup | 50.0 / **78.0** (1 seed) | |"
     assert lines[4] == "| ANGEL | **77.0 ± 0.5** / 77.0 ± 0.5 | **60.0** / **60.0** |"
     both = "+2.0 [+1.0, +3.0] / +2.0 [+1.0, +3.0]"
-    assert lines[5] == f"| ANGEL - positive-only, points | {both} | {both} |"
+    assert lines[5:] == [f"| ANGEL - positive-only, points | {both} | {both} |"]
+
+
+def test_the_main_table_says_what_each_recipe_s_rounds_gain(recipes, result):
+    for name in ("positive-only", "continued (control)", "ANGEL"):
+        result["systems"][f"quick, {name}"] = system(60.0, None, seeds=[0])
+    result["differences"] += [
+        difference("quick, ANGEL", "quick, continued (control)", 3.0),
+        difference("quick, ANGEL", "lookup", 4.0),
+        difference("quick, ANGEL", "ANGEL", 5.0),
+    ]
+    other = result | {"differences": [difference("quick, ANGEL", "quick, positive-only", 6.0)]}
+    gains = [line for line in recipes.experiments.main(result, other).splitlines() if "points" in line]
+    two, three, six = (f"+{n}.0 [+{n - 1}.0, +{n + 1}.0] / +{n}.0 [+{n - 1}.0, +{n + 1}.0]" for n in (2, 3, 6))
+    assert gains == [
+        f"| ANGEL - positive-only, points | {two} | |",
+        f"| quick, ANGEL - quick, positive-only, points | | {six} |",
+        f"| quick, ANGEL - quick, continued (control), points | {three} | |",
+    ]
 
 
 def test_variants_are_left_out_of_the_main_table_and_are_not_its_best(recipes, result):
