@@ -37,8 +37,8 @@ from corpus_splits import TEST_SPLIT_HELP, TestSplit  # noqa: E402
 from datasets import DatasetDict, concatenate_datasets  # noqa: E402
 from inputs import read_inputs  # noqa: E402
 from mining_folds import check_folds, deal_folds, fold_linker, train_folds  # noqa: E402
+from muon import check_matrix_rates  # noqa: E402
 from positive_stage import (  # noqa: E402
-    check_matrix_rates,
     check_mentions_from_kb,
     mentions_from_kb,
     train_on_mentions,
@@ -322,7 +322,7 @@ def main(parse: Callable[[list[str]], tuple[RecipeArguments, AngelConfig]] = par
         raise SystemExit("--skip_positive and --skip_angel leave nothing to do.")
     check_folds(args)
     check_mentions_from_kb(args)
-    check_matrix_rates(args)
+    check_matrix_rates(args, ("pretrain_matrix_learning_rate", "positive_matrix_learning_rate"))
     check_target_precision(args.target_precision)
     if stages.is_main:
         publication.check(rounds, resume=args.resume, skip_angel=args.skip_angel)

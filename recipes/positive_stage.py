@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
+from muon import choose_optimizers
 from precision import bf16_if_quick
 from reporting import Curve, dev_curve
 from stages import check_shares
@@ -16,7 +16,6 @@ from angel_trl.architectures import load_model
 from angel_trl.collator import PositiveExample, positive_examples
 from angel_trl.kb_examples import KBExamples
 from angel_trl.kb_mentions import kb_mentions
-from angel_trl.optimizers import MuonAdamW
 from angel_trl.searching_trainer import last_checkpoint
 from angel_trl.targets import MentionSet, NearestNames, prepare_mentions
 
@@ -49,7 +48,7 @@ def train_on_names(
     count = round(targets.kb.num_names * args.pretrain_passes)
     placed = {"in_passages": args.pretrain_in_passages, "passages": passages}
     examples = _from_kb(args, angel, targets, count, 1, **placed)
-    optimizers = _optimizers(model, config, args.pretrain_matrix_learning_rate)
+    optimizers = choose_optimizers(model, config, args.pretrain_matrix_learning_rate)
     trainer = PositiveTrainer(model, config, examples, targets, optimizers=optimizers)
     trainer.train(resume_from_checkpoint=checkpoint)
     # A model that a trainer has prepared (for bfloat16, for several processes) cannot be prepared by another.
@@ -98,7 +97,7 @@ def train_on_mentions(
         early_stopping_patience=args.positive_patience,
         **_shared(angel),
     )
-    optimizers = _optimizers(model, config, args.positive_matrix_learning_rate)
+    optimizers = choose_optimizers(model, config, args.positive_matrix_learning_rate)
     trainer = PositiveTrainer(model, config, examples, targets, dev, optimizers=optimizers)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "mentions") if args.resume else None)
     trainer.save_linker(folder)
@@ -115,22 +114,6 @@ def check_mentions_from_kb(args: Any) -> None:
     )
 
 
-def check_matrix_rates(args: Any) -> None:
-    """Refuse, before anything is read, Muon where it cannot be."""
-    for name in ("pretrain_matrix_learning_rate", "positive_matrix_learning_rate"):
-        rate = getattr(args, name)
-        if rate is None:
-            continue
-        if rate <= 0:
-            raise SystemExit(f"--{name} is {rate}; it must be above 0. Without it AdamW trains all weights.")
-        for library in ("FSDP", "DEEPSPEED"):
-            if parse_flag_from_env(f"ACCELERATE_USE_{library}"):
-                raise SystemExit(
-                    f"--{name} is for Muon, which needs whole matrices, and {library} shares them out: leave it out, "
-                    "or train on one process or by DDP (recipes/accelerate/ddp.yaml)."
-                )
-
-
 def mentions_from_kb(
     args: Any, angel: AngelConfig, kb: KnowledgeBase, passages: Dataset, count: int, seed: int, in_passages: float
 ) -> Dataset:
@@ -142,17 +125,6 @@ def mentions_from_kb(
 def _from_kb(args: Any, angel: AngelConfig, targets: TargetNames, count: int, seed: int, **placed: Any) -> KBExamples:
     shares = {"noise": args.kb_noise, "context": args.kb_context, "own_name": args.kb_own_name}
     return KBExamples(targets, count, seed=seed + 10 * angel.seed, **shares, **placed)
-
-
-def _optimizers(
-    model: PreTrainedModel, config: PositiveConfig, matrix_lr: float | None
-) -> tuple[torch.optim.Optimizer | None, None]:
-    """Muon for the weight matrices if it is given a learning rate; else what the configuration says."""
-    if matrix_lr is None:
-        return None, None
-    betas = (config.adam_beta1, config.adam_beta2)
-    rates = {"matrix_lr": matrix_lr, "lr": config.learning_rate}
-    return MuonAdamW(model, **rates, betas=betas, weight_decay=config.weight_decay), None
 
 
 def _shared(angel: AngelConfig) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from corpus_splits import TEST_SPLIT_HELP, TestSplit, scored_splits
+from muon import check_matrix_rates, choose_optimizers
 from precision import bf16_if_quick
 from reporting import Curve, evaluate_systems, last_line, write_report
 from stages import Stages, check_shares, first_model, parse_settings, train_rounds
@@ -60,6 +61,10 @@ class PretrainArguments:
     mention_normalization: str = field(default="genbioel", metadata={"help": "Rule applied to mentions."})
     passes: float = field(default=3.0, metadata={"help": "How often each name is a mention in the first stage."})
     positive_learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate of the first stage."})
+    positive_matrix_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Train its weight matrices by Muon, with this peak learning rate."},
+    )
     positive_batch_size: int = field(default=64, metadata={"help": "Mentions in a batch of the first stage."})
     positive_warmup: float = field(default=0.05, metadata={"help": "Share of the steps over which the rate rises."})
     positive_bf16: bool = field(default=False, metadata={"help": "First stage under bfloat16 autocast."})
@@ -113,7 +118,8 @@ def train_positive(args: PretrainArguments, angel: AngelConfig, kb: KnowledgeBas
         adam_beta2=0.98,
         dataloader_pin_memory=angel.dataloader_pin_memory,
     )
-    trainer = PositiveTrainer(model, config, examples, linker.targets)
+    optimizers = choose_optimizers(model, config, args.positive_matrix_learning_rate)
+    trainer = PositiveTrainer(model, config, examples, linker.targets, optimizers=optimizers)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "names") if args.resume else None)
     trainer.save_linker(folder)
     if trainer.is_world_process_zero():
@@ -148,6 +154,7 @@ def main() -> None:
             'EntityLinker.from_pretrained("OUTPUT_DIR/linker").push_to_hub("user/name").'
         )
     check_shares(args, ("noise", "mined_noise", "context", "own_name"))
+    check_matrix_rates(args, ("positive_matrix_learning_rate",))
     stages = Stages(angel, args.resume, args.cpu_threads)
     positive, rounds, final = (stages.output / name for name in ("positive", "angel", "linker"))
     try:

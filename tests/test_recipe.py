@@ -321,4 +321,4 @@ def test_muon_is_refused_where_matrices_are_shared_out(recipe, tmp_path, monkeyp
         f"^--pretrain_matrix_learning_rate is for Muon, which needs whole matrices, and {library} shares them out"
     )
     with pytest.raises(SystemExit, match=message):
-        recipe.check_matrix_rates(recipe_arguments)
+        recipe.check_matrix_rates(recipe_arguments, ("pretrain_matrix_learning_rate",))
