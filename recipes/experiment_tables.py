@@ -10,9 +10,9 @@ from angel_trl.confusions import KINDS
 
 Result = Mapping[str, Any]
 # Variants that the page of results explains, and that would make the README's table too long.
-_ONLY_IN_RESULTS = ("own names, ", "quick, ANGEL, ", "pre-trained, ")
-_BEFORE = ("positive-only", "positive-only, continued (control)", "continued (control)")
-"""What ANGEL is compared with, behind the name of a recipe."""
+_ONLY_IN_RESULTS = ("long recipe, ", "ANGEL, own names among candidates", "ANGEL, out-of-fold")
+_BEFORE = ("positive-only", "positive-only, continued (control)")
+"""What ANGEL is compared with, of the same variant."""
 _HEADERS = {"acc@1": "Acc@1", "acc@1_strict": "Acc@1 strict", "acc@5": "Acc@5", "mrr": "MRR"}
 
 
@@ -154,8 +154,8 @@ def main(*results: Result) -> str:
     rows = [[name, *(column.get(name, "") for column in columns)] for name in systems]
     gains = [{(one["system"], one["against"]): one for one in result["differences"]} for result in results]
     for name in systems:
-        recipe = name.removesuffix("ANGEL")
-        for against in (f"{recipe}{stage}" for stage in _BEFORE if name != recipe):
+        variant = name.removeprefix("ANGEL")
+        for against in (f"{stage}{variant}" for stage in _BEFORE if name != variant):
             found = [own.get((name, against)) for own in gains]
             if any(found):
                 cells = ["" if one is None else " / ".join(gain(one[key]) for key in keys) for one in found]
