@@ -109,7 +109,7 @@ def test_without_a_corpus_the_knowledge_base_is_all_it_needs(data, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["dev"] == {}
 
 
-@pytest.mark.parametrize("name", ["pretrain", "pretrain/scratch-small"])
+@pytest.mark.parametrize("name", ["pretrain", "pretrain/scratch-small", "pretrain/scratch-quick"])
 def test_configs_hold_known_settings_only(name):
     import pretrain
     from stages import parse_settings
@@ -130,8 +130,40 @@ def test_a_preset_brings_its_settings():
     kinds = (pretrain.PretrainArguments, AngelConfig)
     paper, _ = parse_settings(kinds, given, pretrain.CONFIGS)
     small, config = parse_settings(kinds, [*given, "--model", "scratch-small", "--passes", "7"], pretrain.CONFIGS)
+    quick, mined = parse_settings(kinds, [*given, "--model", "scratch-quick"], pretrain.CONFIGS)
     assert (paper.model, paper.max_words, paper.positive_learning_rate) == ("facebook/bart-large", 384, 4e-5)
     assert (small.max_words, small.positive_learning_rate, small.passes, config.beta) == (64, 1e-3, 7, 0.5)
+    assert (small.positive_matrix_learning_rate, config.mine_own_name) == (None, True)
+    assert (quick.max_words, quick.positive_matrix_learning_rate, mined.mine_own_name) == (8, 4e-3, False)
+
+
+def test_muon_trains_the_weight_matrices_at_their_own_rate(tmp_path):
+    """At a rate next to nothing they stay as they were, while AdamW trains the rest."""
+    import pretrain
+    from stages import first_model
+
+    kb, _ = synthetic_corpus(seed=0)
+    angel = AngelConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    args = pretrain.PretrainArguments(
+        kb="x", model="scratch-tiny", max_words=8, passes=0.1, positive_matrix_learning_rate=1e-9
+    )
+    pretrain.train_positive(args, angel, kb, tmp_path / "positive")
+    before = dict(first_model("scratch-tiny", kb.names, angel.seed)[0].named_parameters())
+    after = dict(EntityLinker.from_pretrained(tmp_path / "positive", device="cpu").model.named_parameters())
+    moved = {name for name in before if (before[name] - after[name]).abs().max() > 1e-6}
+    matrices = {name for name in before if before[name].ndim == 2 and ("_proj" in name or ".fc" in name)}
+    assert len(matrices) > 20
+    assert not moved & matrices
+    assert "model.shared.weight" in moved
+
+
+def test_a_rate_of_muon_that_cannot_be_is_refused_before_anything_is_read(monkeypatch, tmp_path):
+    import pretrain
+
+    given = ["--kb", tmp_path / "none.txt", "--output_dir", tmp_path / "out", "--positive_matrix_learning_rate", "0"]
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *CONFIG, *map(str, given)])
+    with pytest.raises(SystemExit, match="^--positive_matrix_learning_rate is 0.0; it must be above 0"):
+        pretrain.main()
 
 
 def test_a_knowledge_base_that_is_not_there_is_said_before_anything_is_done(tmp_path):
