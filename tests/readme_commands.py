@@ -5,7 +5,7 @@ INSTALL_TEST = 'pip install -c constraints.txt -e ".[test]"'
 QUICKSTART = "accelerate launch recipes/angel.py"
 _MEDIC = "path/to/medic_06Jul2012.txt"
 NCBI = (
-    "accelerate launch recipes/angel.py --config recipes/configs/ncbi.yaml --model scratch-small "
+    "accelerate launch recipes/angel.py --config recipes/configs/ncbi.yaml --model scratch-quick "
     f"--corpus path/to/ncbi_disease --kb {_MEDIC}"
 )
 PREPARE = f"python recipes/prepare.py --corpus path/to/ncbi_disease --kb {_MEDIC} --output_dir prepared"

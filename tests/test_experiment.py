@@ -65,7 +65,7 @@ def test_every_setting_of_every_experiment_is_one_of_its_recipe(experiment, pars
 def test_every_run_is_on_the_cpu_and_has_a_thread_or_if_it_is_long_two(experiment, path):
     # Two processes of the runner then share two cores, and core-seconds are known.
     for one in experiment.read_experiment(path).runs:
-        allowed = (2,) if one.name in ("small-double", "quick-minilm") else (1,)
+        allowed = (2,) if one.name == "quick-minilm" else (1,)
         assert one.settings["use_cpu"] is True
         assert one.settings["cpu_threads"] in allowed
 
