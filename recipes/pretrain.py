@@ -63,7 +63,7 @@ class PretrainArguments:
     positive_learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate of the first stage."})
     positive_matrix_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Train its weight matrices by Muon, with this peak learning rate."},
+        metadata={"help": "Train the weight matrices of the first stage by Muon, with this peak learning rate."},
     )
     positive_batch_size: int = field(default=64, metadata={"help": "Mentions in a batch of the first stage."})
     positive_warmup: float = field(default=0.05, metadata={"help": "Share of the steps over which the rate rises."})
@@ -79,7 +79,13 @@ class PretrainArguments:
             "of its concept."
         },
     )
-    dev_mentions: int = field(default=1000, metadata={"help": "Mentions by whose accuracy the best round is kept."})
+    dev_mentions: int = field(
+        default=1000,
+        metadata={
+            "help": "Mentions whose accuracy is told after each round; by it the best round is kept, unless "
+            "load_best_model_at_end is false."
+        },
+    )
     skip_angel: bool = field(default=False, metadata={"help": "Stop after the first stage."})
     bootstrap: int = field(default=1000, metadata={"help": "Resamples for the intervals of the corpus' scores."})
     cpu_threads: int | None = field(
