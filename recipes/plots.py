@@ -4,7 +4,8 @@
 
 writes into `recipes/results`, for each experiment NAME, `NAME-scores.png` (Acc@1 of all systems with intervals),
 `NAME-slices.png` (by kind of mention, of the systems of the first difference), `NAME-curves.png` (dev accuracy by
-optimiser step) and `NAME-compute.png` (accuracy against core-minutes); those for which the file has what is needed.
+optimiser step, of the first run and those that start from it) and `NAME-compute.png` (accuracy against core-minutes);
+those for which the file has what is needed.
 """
 
 import argparse
@@ -81,11 +82,17 @@ def slices(result: Result) -> Figure:
 
 
 def curves(result: Result) -> Figure:
-    """Dev Acc@1 by step: the mean over seeds with its range; a run that starts from another goes on behind it."""
+    """Dev Acc@1 by step: the mean over seeds with its range.
+
+    Of the first run that has both stages, and behind its positive-only of those that start from there. Other runs have
+    steps that cannot be compared.
+    """
     figure, axes = _figure()
     drawn = 0
     ends: dict[tuple[str, str], float] = {}
     for run, seeds in result["runs"].items():
+        if ends and (_start(seeds), "positive-only") not in ends:
+            continue
         for system in ("positive-only", "ANGEL"):
             found = [one["dev"][system] for one in seeds.values() if system in one.get("dev", {})]
             if not found:

@@ -385,6 +385,7 @@ def test_what_a_file_does_not_have_is_not_drawn(recipes, result, tmp_path, capsy
 
 
 def test_rounds_are_drawn_behind_the_stage_they_start_from(recipes, result):
+    result["runs"]["other"] = {seed: one | {"command": "x"} for seed, one in result["runs"]["angel"].items()}
     (axes,) = recipes.plots.curves(result).axes
     drawn = {line.get_label(): line.get_xdata().tolist() for line in axes.get_lines()}
     assert drawn == {
