@@ -39,7 +39,8 @@ def collect(experiment: "Experiment", output: Path, result: Path) -> dict[str, A
 
     Returns:
         What `result` has. `runs`, by run and seed what `of_run` returns. If the experiment has `systems` and their
-        answers are known also `systems`, see `system_scores`, and `differences`, a list of `difference`.
+        answers are known also `systems`, see `system_scores`, with RUN/SYSTEM as `of`, and `differences`, a list of
+        `difference`.
 
     Raises:
         ValueError: if runs, here or in `result`, were tested on different mentions.
@@ -110,7 +111,8 @@ def _compared(
     }
     found: dict[str, Any] = {
         "systems": {
-            name: rounded(system_scores(tested, own) | compute(experiment, runs, *experiment.systems[name], list(own)))
+            name: {"of": "/".join(experiment.systems[name])}
+            | rounded(system_scores(tested, own) | compute(experiment, runs, *experiment.systems[name], list(own)))
             for name, own in by_seed.items()
             if own
         }

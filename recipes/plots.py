@@ -4,8 +4,8 @@
 
 writes into `recipes/results`, for each experiment NAME, `NAME-scores.png` (Acc@1 of all systems with intervals),
 `NAME-slices.png` (by kind of mention, of the systems of the first difference), `NAME-curves.png` (dev accuracy by
-optimiser step, of the first run and those that start from it) and `NAME-compute.png` (accuracy against core-minutes);
-those for which the file has what is needed.
+optimiser step, of the systems of the first run and those that start from it) and `NAME-compute.png` (accuracy against
+core-minutes); those for which the file has what is needed.
 """
 
 import argparse
@@ -33,22 +33,23 @@ _DASHES: tuple[Any, ...] = ("solid", (0, (6, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0,
 
 
 def scores(result: Result) -> Figure:
-    """A bar a system, with its interval over documents and a mark for each seed."""
+    """A line a system: its mean with the interval over documents, and below it a mark for each seed."""
     systems = result["systems"]
-    figure, axes = _figure(height=0.42 * len(systems) + 1.4)
+    figure, axes = _figure(width=9, height=0.3 * len(systems) + 1.4)
     places = np.arange(len(systems))[::-1]
-    for place, (number, one) in zip(places, enumerate(systems.values()), strict=True):
-        value, interval = one["scores"]["acc@1"], one["scores"]["acc@1_ci"]
-        axes.barh(
-            place, value, height=0.7, color="#D9D9D9", edgecolor="#404040", hatch=_HATCHES[number % len(_HATCHES)]
-        )
-        axes.errorbar(value, place, xerr=_errors([value], [interval]), color="black", capsize=3, linewidth=1.2)
-        by_seed = [seed["acc@1"] for seed in one["by_seed"].values()]
-        axes.plot(by_seed, [place] * len(by_seed), "o", color="white", markeredgecolor="black", markersize=4, zorder=4)
-        axes.text(max(interval[1], *by_seed) + 1.2, place, f"{value:.1f}", va="center", fontsize=9)
-    axes.set_yticks(places, list(systems), fontsize=10)
-    axes.set_xlim(0, 106)
-    _finish(axes, "Acc@1, any-id (%), mean, 95% interval over documents, seeds", "", result["title"], "x")
+    intervals = [one["scores"]["acc@1_ci"] for one in systems.values()]
+    for place, one, interval in zip(places, systems.values(), intervals, strict=True):
+        value, by_seed = one["scores"]["acc@1"], [seed["acc@1"] for seed in one["by_seed"].values()]
+        axes.errorbar(value, place, xerr=_errors([value], [interval]), fmt="o", color="black", capsize=3, markersize=6)
+        axes.plot(by_seed, [place - 0.32] * len(by_seed), "|", color="black", markersize=5)
+        axes.annotate(f"{value:.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    axes.set_yticks(places, list(systems), fontsize=9)
+    axes.set_ylim(-0.7, len(systems) - 0.3)
+    least, most = min(low for low, _ in intervals), max(high for _, high in intervals)
+    axes.set_xlim(least - 1, most + 1)
+    _finish(
+        axes, "Acc@1, any-id (%): mean, 95% interval over documents, below them the seeds", "", result["title"], "x"
+    )
     return figure
 
 
@@ -88,6 +89,7 @@ def curves(result: Result) -> Figure:
     steps that cannot be compared.
     """
     figure, axes = _figure()
+    names = {one.get("of"): name for name, one in result.get("systems", {}).items()}
     drawn = 0
     ends: dict[tuple[str, str], float] = {}
     for run, seeds in result["runs"].items():
@@ -105,7 +107,7 @@ def curves(result: Result) -> Figure:
             ends[run, system] = begin + steps[-1]
             style = _style(drawn)
             at = begin + np.array(steps)
-            label = f"{run}: {'rounds' if system == 'ANGEL' else system}"
+            label = names.get(f"{run}/{system}", f"{run}: {'rounds' if system == 'ANGEL' else system}")
             axes.plot(at, values.mean(axis=0), markersize=5, label=label, **style)
             if len(values) > 1:
                 axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15)

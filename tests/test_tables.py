@@ -395,10 +395,28 @@ def test_rounds_are_drawn_behind_the_stage_they_start_from(recipes, result):
     }
 
 
-def test_bars_are_told_apart_without_colour(recipes, result):
+def test_curves_have_the_names_of_their_systems(recipes, result):
+    result["systems"]["ANGEL"]["of"], result["systems"]["positive-only"]["of"] = "angel/ANGEL", "angel/positive-only"
+    (axes,) = recipes.plots.curves(result).axes
+    assert [line.get_label() for line in axes.get_lines()] == ["positive-only", "ANGEL", "control: rounds"]
+
+
+def test_each_score_stands_in_its_systems_row_with_its_interval_and_seeds(recipes, result):
     (axes,) = recipes.plots.scores(result).axes
-    hatches = [bar.get_hatch() for bar in axes.patches]
-    assert len(set(hatches)) == len(hatches) == 3
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(result["systems"])
+    assert axes.get_yticks().tolist() == [2, 1, 0]
+    means = [container[0].get_xydata()[0].tolist() for container in axes.containers]
+    assert means == [[50.0, 2], [75.0, 1], [77.04, 0]]
+    low, high = axes.get_xlim()
+    for container in axes.containers:
+        ends = container[2][0].get_segments()[0][:, 0]
+        assert low < ends.min() < ends.max() < high
+
+
+def test_the_columns_of_kinds_are_told_apart_without_colour(recipes, result):
+    (axes,) = recipes.plots.slices(result).axes
+    hatches = {bar.get_hatch() for bar in axes.patches}
+    assert len(hatches) == len(axes.containers) // 2 == 3
 
 
 def test_curves_of_compute_are_joined_and_other_systems_are_points(recipes, result):
