@@ -1,14 +1,18 @@
 """Pre-training on a knowledge base, as a user runs it: from files to a linker, which is then fine-tuned."""
 
+import dataclasses
 import json
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from readme_commands import PRETRAIN
+from transformers import TrainerCallback
 
 from angel_trl import AngelConfig, EntityLinker, synthetic_corpus
 
@@ -155,6 +159,32 @@ def test_muon_trains_the_weight_matrices_at_their_own_rate(tmp_path):
     assert len(matrices) > 20
     assert not moved & matrices
     assert "model.shared.weight" in moved
+
+
+def test_a_stage_by_muon_that_is_resumed_ends_where_an_undisturbed_one_does(monkeypatch, tmp_path):
+    import pretrain
+
+    class Interrupted(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 8:
+                raise KeyboardInterrupt
+
+    kb, _ = synthetic_corpus(seed=0)
+    angel = AngelConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    settings = {"passes": 0.3, "positive_matrix_learning_rate": 4e-3, "positive_save_steps": 5}
+    args = pretrain.PretrainArguments(kb="x", model="scratch-tiny", max_words=8, **settings)
+    pretrain.train_positive(args, angel, kb, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain, "PositiveTrainer", partial(pretrain.PositiveTrainer, callbacks=[Interrupted()]))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.train_positive(args, angel, kb, tmp_path / "resumed")
+    assert [path.name for path in (tmp_path / "resumed/names").glob("checkpoint-*")] == ["checkpoint-5"]
+    pretrain.train_positive(dataclasses.replace(args, resume=True), angel, kb, tmp_path / "resumed")
+    history = json.loads((tmp_path / "resumed/history.json").read_text())
+    assert history[-1]["step"] == json.loads((tmp_path / "whole/history.json").read_text())[-1]["step"] > 8
+    ends = [EntityLinker.from_pretrained(tmp_path / name, device="cpu").model for name in ("whole", "resumed")]
+    whole, resumed = (dict(model.named_parameters()) for model in ends)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_rate_of_muon_that_cannot_be_is_refused_before_anything_is_read(monkeypatch, tmp_path):
