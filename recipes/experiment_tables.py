@@ -10,9 +10,9 @@ from angel_trl.confusions import KINDS
 
 Result = Mapping[str, Any]
 # Variants that the page of results explains, and that would make the README's table too long.
-_ONLY_IN_RESULTS = ("long recipe, ", "ANGEL, own names among candidates", "ANGEL, out-of-fold")
+_ONLY_IN_RESULTS = ("long recipe, ", "positive-only, ", "ANGEL, own names among candidates", "ANGEL, out-of-fold")
 _BEFORE = ("positive-only", "positive-only, continued (control)")
-"""What ANGEL is compared with, of the same variant."""
+"""What ANGEL is compared with."""
 _HEADERS = {"acc@1": "Acc@1", "acc@1_strict": "Acc@1 strict", "acc@5": "Acc@5", "mrr": "MRR"}
 
 
@@ -140,7 +140,7 @@ def main(*results: Result) -> str:
 
     A system that was run with fewer seeds than others of its column says so.
     """
-    results = tuple(_without(result, _ONLY_IN_RESULTS) for result in results)
+    results = tuple({**result, "systems": _small(result["systems"])} for result in results)
     systems = list(dict.fromkeys(name for result in results for name in result["systems"]))
     keys = ("acc@1", "acc@1_strict")
     seeds = [max(len(one["seeds"]) for one in result["systems"].values()) for result in results]
@@ -153,20 +153,22 @@ def main(*results: Result) -> str:
         columns.append(column)
     rows = [[name, *(column.get(name, "") for column in columns)] for name in systems]
     gains = [{(one["system"], one["against"]): one for one in result["differences"]} for result in results]
-    for name in systems:
-        variant = name.removeprefix("ANGEL")
-        for against in (f"{stage}{variant}" for stage in _BEFORE if name != variant):
-            found = [own.get((name, against)) for own in gains]
-            if any(found):
-                cells = ["" if one is None else " / ".join(gain(one[key]) for key in keys) for one in found]
-                rows.append([f"{name} - {against}, points", *cells])
+    for against in _BEFORE:
+        found = [own.get(("ANGEL", against)) for own in gains]
+        if any(found):
+            cells = ["" if one is None else " / ".join(gain(one[key]) for key in keys) for one in found]
+            rows.append([f"ANGEL - {against}, points", *cells])
     header = [f"{result['title'].split(';')[0]} ({_seeds(most)})" for result, most in zip(results, seeds, strict=True)]
     return table(["Acc@1, any-id / strict, mean ± deviation between seeds", *header], rows)
 
 
-def _without(result: Result, prefixes: tuple[str, ...]) -> Result:
-    kept = {name: one for name, one in result["systems"].items() if not name.startswith(prefixes)}
-    return {**result, "systems": kept}
+def _small(systems: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the README's table: of two ways to use the training mentions, the one that names one concept."""
+    return {
+        name: one
+        for name, one in systems.items()
+        if name in _BEFORE or not (name.startswith(_ONLY_IN_RESULTS) or f"{name}, commonest concept" in systems)
+    }
 
 
 def _seeds(count: int) -> str:
