@@ -1,15 +1,14 @@
-"""Tables and pictures of results: what stands in the READMEs is what the JSON files give."""
+"""Tables of results: what stands in the READMEs is what the JSON files give."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from results_world import difference, system, toy_result
 
 from angel_trl.breakdown import SLICES
-from angel_trl.confusions import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "recipes" / "results"
@@ -17,15 +16,14 @@ RESULTS = ROOT / "recipes" / "results"
 
 @pytest.fixture(scope="module")
 def recipes():
-    """The modules that make tables and pictures."""
+    """The modules that make tables."""
     import benchmark_tables
     import experiment_tables
     import fill_tables
-    import plots
     import table_parts
 
     return SimpleNamespace(
-        fill=fill_tables, experiments=experiment_tables, benchmarks=benchmark_tables, parts=table_parts, plots=plots
+        fill=fill_tables, experiments=experiment_tables, benchmarks=benchmark_tables, parts=table_parts
     )
 
 
@@ -122,63 +120,9 @@ def test_empty_cells_and_sides(recipes):
 # Experiments.
 
 
-def system(value, sd, seeds=(0, 1), seconds=None):
-    scores = {key: value for key in ("acc@1", "acc@1_strict", "acc@5", "mrr")}
-    return {
-        "seeds": list(seeds),
-        "scores": scores | {f"{key}_ci": [value - 2, value + 3] for key in scores},
-        "sd": {key: sd for key in scores},
-        "by_seed": {str(seed): scores for seed in seeds},
-        "slices": {name: scores | {"acc@1_ci": [value - 5, value + 5], "mentions": 3} for name in SLICES},
-        "compute": None if seconds is None else {"seconds": seconds, "core_seconds": 2 * seconds},
-    }
-
-
-def difference(name, against, value):
-    one = {"difference": value, "ci": [value - 1, value + 1], "p_value": 0.01}
-    nothing = dict.fromkeys((*KINDS, "all"), 0.0)
-    return {
-        "system": name,
-        "against": against,
-        "seeds": [0, 1],
-        **dict.fromkeys(("acc@1", "acc@1_strict", "acc@5", "mrr"), one),
-        "by_seed": {"0": one | {"difference": value + 0.5}, "1": one},
-        "sd": 0.3,
-        "slices": dict.fromkeys(SLICES, one),
-        "changes": {
-            "fixed": nothing | {"all": 3.5, "hypernym": 2.0, "other": 1.5},
-            "broken": nothing | {"all": 1.0, "other": 1.0},
-        },
-        "calibration": {
-            side: {"ece": 0.1, "ece_equal_mass": 0.2, "ece_fitted": 0.05, "aurc": 0.0314}
-            for side in ("before", "after")
-        },
-    }
-
-
 @pytest.fixture
 def result():
-    run = {
-        "command": "accelerate launch recipes/angel.py --model scratch-small",
-        "seconds": 120,
-        "date": "2026-11-24",
-        "git": "0123456789",
-        "hardware": {"cpu": "A CPU", "cores": 2, "gpu": None},
-        "dev": {"positive-only": [[10, 40.0], [20, 60.0]], "ANGEL": [[0, 60.0], [5, 62.0]]},
-    }
-    control = run | {"command": "accelerate launch recipes/angel.py --model RUNS/angel/positive"}
-    control["dev"] = {"ANGEL": [[0, 60.0], [5, 59.0]]}
-    return {
-        "title": "A corpus; small",
-        "runs": {"angel": {"0": run, "1": run}, "control": {"0": control}},
-        "mentions": {"all": 10, "documents": 4} | dict.fromkeys(SLICES, 3) | {"no label": 0},
-        "systems": {
-            "lookup": system(50.0, 0.0),
-            "positive-only": system(75.0, 1.0, seconds=60),
-            "ANGEL": system(77.04, 0.5, seconds=90),
-        },
-        "differences": [difference("ANGEL", "positive-only", 2.0), difference("ANGEL", "lookup", 27.0)],
-    }
+    return toy_result()
 
 
 def test_scores_with_intervals_deviations_and_minutes(recipes, result):
@@ -369,83 +313,6 @@ def test_how_many_lists_are_provably_right(recipes):
         "| 5 beams | 25.0% |",
         "| `exact=True`, 16.8 ms a mention | 97.5% |",
     ]
-
-
-# Pictures.
-
-
-def test_every_picture_is_drawn(recipes, result, tmp_path):
-    result["curves"] = {"ours": ["positive-only", "ANGEL"]}
-    (tmp_path / "toy.json").write_text(json.dumps(result))
-    written = recipes.plots.draw(["toy"], tmp_path, tmp_path)
-    assert [path.name for path in written] == [f"toy-{kind}.png" for kind in recipes.plots.PLOTS]
-    for path in written:
-        assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_what_a_file_does_not_have_is_not_drawn(recipes, result, tmp_path, capsys):
-    del result["systems"]
-    (tmp_path / "toy.json").write_text(json.dumps(result))
-    written = recipes.plots.draw(["toy"], tmp_path, tmp_path)
-    assert [path.name for path in written] == ["toy-curves.png"]
-    assert "toy: no scores: the file does not have 'systems'" in capsys.readouterr().out
-
-
-def test_rounds_are_drawn_behind_the_stage_they_start_from(recipes, result):
-    result["runs"]["other"] = {seed: one | {"command": "x"} for seed, one in result["runs"]["angel"].items()}
-    (axes,) = recipes.plots.curves(result).axes
-    drawn = {line.get_label(): line.get_xdata().tolist() for line in axes.get_lines()}
-    assert drawn == {
-        "angel: positive-only": [10, 20],
-        "angel: rounds": [20, 25],
-        "control: rounds": [20, 25],
-    }
-
-
-def test_curves_have_the_names_of_their_systems(recipes, result):
-    result["systems"]["ANGEL"]["of"], result["systems"]["positive-only"]["of"] = "angel/ANGEL", "angel/positive-only"
-    (axes,) = recipes.plots.curves(result).axes
-    assert [line.get_label() for line in axes.get_lines()] == ["positive-only", "ANGEL", "control: rounds"]
-
-
-def test_each_score_stands_in_its_systems_row_with_its_interval_and_seeds(recipes, result):
-    (axes,) = recipes.plots.scores(result).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(result["systems"])
-    assert axes.get_yticks().tolist() == [2, 1, 0]
-    means = [container[0].get_xydata()[0].tolist() for container in axes.containers]
-    assert means == [[50.0, 2], [75.0, 1], [77.04, 0]]
-    low, high = axes.get_xlim()
-    for container in axes.containers:
-        ends = container[2][0].get_segments()[0][:, 0]
-        assert low < ends.min() < ends.max() < high
-
-
-def test_the_columns_of_kinds_are_told_apart_without_colour(recipes, result):
-    (axes,) = recipes.plots.slices(result).axes
-    hatches = {bar.get_hatch() for bar in axes.patches}
-    assert len(hatches) == len(axes.containers) // 2 == 3
-
-
-def test_curves_of_compute_are_joined_and_other_systems_are_points(recipes, result):
-    result["systems"]["control"] = system(70.0, 1.0, seconds=120)
-    result["curves"] = {"ours": ["ANGEL", "positive-only"]}
-    (axes,) = recipes.plots.compute(result).axes
-    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in (c[0] for c in axes.containers)]
-    assert drawn == [([2, 3], [75, 77.04]), ([4], [70])]
-
-
-def test_a_curve_of_which_one_point_of_another_is_there_is_not_drawn_over_it(recipes, result):
-    result["curves"] = {"ours": ["ANGEL", "positive-only"], "longer": ["ANGEL", "not there yet"]}
-    (axes,) = recipes.plots.compute(result).axes
-    assert [container.get_label() for container in axes.containers] == ["ours"]
-
-
-def test_a_dozen_systems_of_compute_are_told_apart(recipes, result):
-    result["systems"] |= {f"system {number}": system(70.0, 1.0, seconds=60 + number) for number in range(12)}
-    (axes,) = recipes.plots.compute(result).axes
-    lines = [container[0] for container in axes.containers]
-    styles = {(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in lines}
-    assert len(styles) == len(lines) > 12
 
 
 def test_what_a_large_model_would_take_is_the_work_of_a_mention_over_a_rate(recipes):
