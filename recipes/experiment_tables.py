@@ -252,58 +252,23 @@ def _mean(seeds: Result, system: str) -> dict[str, float]:
     return {key: sum(one[system][key] for one in seeds.values()) / len(seeds) for key in ("acc@1", "acc@1_strict")}
 
 
-# Rows of the experiment on pre-training: what was pre-trained, and the run that fine-tunes it.
-_PRETRAINED = {"": "without", "positive-only": "after-positive-only", "both stages": "after-both-stages"}
-
-
-def _only(result: Result, run: str) -> Result:
-    (one,) = result["runs"][run].values()
-    return one
-
-
-def pretraining(result: Result) -> str:
-    """Pre-training stage by stage, with intervals; below it what each of its stages adds."""
-    pretrained = _only(result, "pre-training")
-    alone = pretrained["test"]
-    before = {"": "", "positive-only": _full(alone["positive-only"]), "both stages": _full(alone["ANGEL"])}
-    # Training mentions as further names are to string lookup what fine-tuning is to a model.
-    lookup = "string lookup; in place of fine-tuning, with training mentions"
-    rows = [[lookup, _full(alone["lookup"]), _full(alone["lookup + training mentions"]), "", ""]]
-    for stage, run in _PRETRAINED.items():
-        one = _only(result, run)
-        same = one["difference"]["ci"] == [0, 0]
-        fine_tuned = [_full(one["test"][system]) for system in ("positive-only", "ANGEL")]
-        told = "0 (no round was better on dev)" if same else gain(one["difference"])
-        rows.append([stage or "no pre-training", before[stage], *fine_tuned, told])
-    scores = {stage: _fine_tuned(result, stage) for stage in _PRETRAINED}
-    for stage, against in (("positive-only", ""), ("both stages", "positive-only")):
-        added = [signed(now - then) for now, then in zip(scores[stage], scores[against], strict=True)]
-        first = gain(pretrained["difference"]) if against else ""
-        rows.append([f"{stage} - {against or 'no pre-training'}", first, *added, ""])
-    header = ["", "not fine-tuned", "fine-tuned, positive-only", "fine-tuned, ANGEL", "ANGEL - positive-only"]
-    return table(header, rows)
-
-
-def _fine_tuned(result: Result, stage: str) -> list[float]:
-    test = _only(result, _PRETRAINED[stage])["test"]
-    return [test[system]["acc@1"] for system in ("positive-only", "ANGEL")]
-
-
-def _full(one: Result) -> str:
-    return f"{one['acc@1']:.1f} {interval(one['acc@1_ci'])} / {one['acc@1_strict']:.1f}"
+# What comes before the mentions of the corpus: how its systems' names begin, and what to call it.
+_NAMES_FIRST = {
+    "no pass over names, ": "nothing",
+    "": "a pass over its names, in passages of the corpus",
+    "pre-trained, first stage, ": "pre-trained on it alone, first stage",
+    "pre-trained, both stages, ": "pre-trained on it alone, both stages",
+}
 
 
 def pretraining_small(result: Result) -> str:
-    """The same, any-id only."""
-    alone = _only(result, "pre-training")["test"]
-    before = {"positive-only": alone["positive-only"]["acc@1"], "both stages": alone["ANGEL"]["acc@1"]}
-    rows = [
-        [
-            f"pre-trained on MEDIC, {stage}" if stage else "no pre-training",
-            f"{before[stage]:.1f}" if stage else "",
-            *(f"{score:.1f}" for score in _fine_tuned(result, stage)),
+    """Acc@1, any-id, by what was learnt of the knowledge base before the mentions of the corpus."""
+    rows = []
+    for begin, told in _NAMES_FIRST.items():
+        found = [result["systems"].get(begin + end) for end in ("not fine-tuned", "positive-only", "ANGEL")]
+        scores = [
+            "" if one is None else f"{one['scores']['acc@1']:.1f} ({_seeds(len(one['seeds']))})" for one in found
         ]
-        for stage in _PRETRAINED
-    ]
-    first = "NCBI Disease, test, Acc@1 any-id; one seed, 4.5M parameters from random weights"
-    return table([first, "pre-trained only", "fine-tuned, positive-only", "fine-tuned, ANGEL"], rows)
+        rows.append([told, *scores])
+    first = f"{result['title'].split(';')[0]}, Acc@1 any-id; of the knowledge base"
+    return table([first, "before fine-tuning", "fine-tuned, positive-only", "fine-tuned, ANGEL"], rows)

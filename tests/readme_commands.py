@@ -10,7 +10,7 @@ NCBI = (
 )
 PREPARE = f"python recipes/prepare.py --corpus path/to/ncbi_disease --kb {_MEDIC} --output_dir prepared"
 PRETRAIN = (
-    f"accelerate launch recipes/pretrain.py --config recipes/configs/pretrain.yaml --model scratch-small --kb {_MEDIC}"
+    f"accelerate launch recipes/pretrain.py --config recipes/configs/pretrain.yaml --model scratch-quick --kb {_MEDIC}"
 )
 LINK = (
     "accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/link.py --linker runs/quickstart/linker "

@@ -29,7 +29,7 @@ FINE_TUNE = shlex.split(
 
 def readme_command(model):
     """The arguments of the README's command, with another model and without its knowledge base."""
-    command = PRETRAIN.replace("--model scratch-small", f"--model {model}").replace(
+    command = PRETRAIN.replace("--model scratch-quick", f"--model {model}").replace(
         " --kb path/to/medic_06Jul2012.txt", ""
     )
     return shlex.split(command)[2:]
