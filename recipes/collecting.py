@@ -57,6 +57,8 @@ def collect(experiment: "Experiment", output: Path, result: Path) -> dict[str, A
         _write_examples(experiment, output, gold, answers)
     if earlier:
         _keep_scores(experiment, collected, earlier)
+    for name, one in collected.get("systems", {}).items():
+        one["of"] = "/".join(experiment.systems[name])
     write_json(result, collected)
     return collected
 
@@ -111,8 +113,7 @@ def _compared(
     }
     found: dict[str, Any] = {
         "systems": {
-            name: {"of": "/".join(experiment.systems[name])}
-            | rounded(system_scores(tested, own) | compute(experiment, runs, *experiment.systems[name], list(own)))
+            name: rounded(system_scores(tested, own) | compute(experiment, runs, *experiment.systems[name], list(own)))
             for name, own in by_seed.items()
             if own
         }

@@ -45,8 +45,8 @@ def scores(result: Result) -> Figure:
         axes.annotate(f"{value:.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     axes.set_yticks(places, list(systems), fontsize=9)
     axes.set_ylim(-0.7, len(systems) - 0.3)
-    least, most = min(low for low, _ in intervals), max(high for _, high in intervals)
-    axes.set_xlim(least - 1, most + 1)
+    ends = [*intervals, *(tuple(seed["acc@1"] for seed in one["by_seed"].values()) for one in systems.values())]
+    axes.set_xlim(min(map(min, ends)) - 1, max(map(max, ends)) + 1)
     _finish(
         axes, "Acc@1, any-id (%): mean, 95% interval over documents, below them the seeds", "", result["title"], "x"
     )

@@ -1,5 +1,6 @@
 """Experiments' own files: what is there of runs in folders, and of those that were made elsewhere."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -25,6 +26,7 @@ def test_what_is_done_is_collected(runs):
         "positive-only": [0, 1],
         "ANGEL": [0, 1],
     }
+    assert [one["of"] for one in found["systems"].values()] == ["lookups/lookup", "angel/positive-only", "angel/ANGEL"]
     told = [(one["system"], one["against"], one["seeds"]) for one in found["differences"]]
     # Only seeds that both have.
     assert told == [("ANGEL", "positive-only", [0, 1]), ("ANGEL", "lookup", [1])]
@@ -119,6 +121,10 @@ def test_scores_whose_outcomes_are_lost_stay_until_all_their_seeds_are_here(runs
     whole = recipes.collecting.collect(experiment, output, result)
     (output / "toy.parquet").unlink()
     shutil.move(output / "seed-1", output / "away")
+    before = copy.deepcopy(whole)
+    for one in before["systems"].values():
+        del one["of"]
+    result.write_text(json.dumps(before))
     found = recipes.collecting.collect(experiment, output, result)
     # Not the scores of seed 0 alone.
     assert {key: found[key] for key in ("systems", "differences")} == {

@@ -53,6 +53,7 @@ def test_curves_have_the_names_of_their_systems(plots, result):
 
 
 def test_each_score_stands_in_its_systems_row_with_its_interval_and_seeds(plots, result):
+    result["systems"]["lookup"]["by_seed"] = {"0": {"acc@1": 40.0}, "1": {"acc@1": 60.0}}
     (axes,) = plots.scores(result).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(result["systems"])
     assert axes.get_yticks().tolist() == [2, 1, 0]
@@ -62,6 +63,14 @@ def test_each_score_stands_in_its_systems_row_with_its_interval_and_seeds(plots,
     for container in axes.containers:
         ends = container[2][0].get_segments()[0][:, 0]
         assert low < ends.min() < ends.max() < high
+    seeds = [
+        line.get_xdata().tolist()
+        for line in axes.get_lines()
+        if line.get_marker() == "|" and len(line.get_xdata()) > 1
+    ]
+    assert seeds == [[40.0, 60.0], [75.0, 75.0], [77.04, 77.04]]
+    assert low < 40.0
+    assert [text.get_text() for text in axes.texts] == ["50.0", "75.0", "77.0"]
 
 
 def test_the_columns_of_kinds_are_told_apart_without_colour(plots, result):
